@@ -1,0 +1,1 @@
+"""One record, each trainer's own shape. The only place of others' sentinels."""

@@ -1,0 +1,1 @@
+"""Inference servers: one completion for a prompt, with what the server tells of its tokens."""

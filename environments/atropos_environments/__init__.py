@@ -1,0 +1,1 @@
+"""Built-in environments, registered through the entry points third parties use."""

@@ -1,0 +1,1 @@
+"""Built-in tools, registered through the entry points third parties use."""
