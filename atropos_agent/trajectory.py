@@ -207,12 +207,14 @@ class Completion:
     """One completion as the server reported it.
 
     `token_ids` int32[n] and `logprobs` float32[n] (NaN where the server gave none) include a sampled stop
-    token if the server reported it. Both are None where the server gives no ids. `text` has the final
+    token if the server reported it. Both are None where the server gives no ids. A server that names its
+    sampled tokens only by their bytes fills `token_bytes` instead of `token_ids`. `text` has the final
     end-of-turn cut. `prompt_token_ids` is set only where the server rendered the prompt itself.
     """
 
     text: str
     token_ids: TokenIds | None = None
+    token_bytes: tuple[bytes, ...] | None = None
     logprobs: Logprobs | None = None
     finish_reason: FinishReason = FinishReason.STOP
     provenance: Provenance = Provenance.RETOKENIZED
@@ -228,8 +230,9 @@ class Completion:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.token_ids is not None and self.logprobs is not None:
-            _require_equal("Completion", token_ids=len(self.token_ids), logprobs=len(self.logprobs))
+        tokens = self.token_ids if self.token_ids is not None else self.token_bytes
+        if tokens is not None and self.logprobs is not None:
+            _require_equal("Completion", tokens=len(tokens), logprobs=len(self.logprobs))
 
 
 @dataclass(frozen=True, slots=True)

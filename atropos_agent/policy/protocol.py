@@ -1,0 +1,138 @@
+"""What a policy is to the agent: one completion for a prompt. Knows nothing of agents, parsers, tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import orjson
+
+from atropos_agent.trajectory import Completion, LogprobMode, Message, SamplingParams, TokenIds
+
+EMPTY_IDS: TokenIds = np.empty(0, np.int32)
+
+
+class Wire(StrEnum):
+    """The request shape a policy uses, best first. `takes` and `gives` say what it carries."""
+
+    IN_PROCESS = "in-process"
+    LLAMA_CPP = "llama.cpp"
+    VLLM = "vllm"
+    CHAT_IDS = "chat+ids"
+    CHAT_LOGPROBS = "chat+logprobs"
+    TEXT = "text"
+    CHAT = "chat"
+
+    @property
+    def takes_ids(self) -> bool:
+        """True where the prompt goes out as token ids (tier 1: token in, token out)."""
+        return self in (Wire.IN_PROCESS, Wire.LLAMA_CPP, Wire.VLLM)
+
+    @property
+    def takes_text(self) -> bool:
+        """True where the prompt goes out as the text we rendered."""
+        return self is Wire.TEXT
+
+    @property
+    def gives_ids(self) -> bool:
+        """True where sampled ids come back as ids or can be rebuilt from per-token entries."""
+        return self.takes_ids or self in (Wire.CHAT_IDS, Wire.CHAT_LOGPROBS)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server was seen to do. `context_length` in tokens, None where it does not say."""
+
+    wire: Wire
+    model: str
+    server: str
+    context_length: int | None = None
+    logprob_mode: LogprobMode = LogprobMode.UNKNOWN
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """Who is asking, for replica affinity, logs and saved requests. Steps count from 1."""
+
+    rollout_id: str = ""
+    step_number: int = 1
+
+
+class Prompt:
+    """A growing conversation in all the shapes a server may want: messages, text, ids, encoded ids.
+
+    The id list is kept as already encoded JSON too, so that a turn costs only what it adds.
+    """
+
+    __slots__ = ("_encoded", "_ids", "_length", "_text", "messages")
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self.messages: list[Message] = list(messages)
+        self._ids: TokenIds = np.empty(256, np.int32)
+        self._length = 0
+        self._encoded = bytearray()
+        self._text: list[str] = []
+
+    def __len__(self) -> int:
+        """Tokens so far; 0 where the conversation is kept without ids."""
+        return self._length
+
+    def extend(self, ids: TokenIds, text: str = "") -> None:
+        """Append `ids` int32[n] and the text they stand for."""
+        if text:
+            self._text.append(text)
+        if not len(ids):
+            return
+        end = self._length + len(ids)
+        if end > len(self._ids):
+            grown = np.empty(max(end, 2 * len(self._ids)), np.int32)
+            grown[: self._length] = self._ids[: self._length]
+            self._ids = grown
+        self._ids[self._length : end] = ids
+        if self._encoded:
+            self._encoded += b","
+        contiguous = np.ascontiguousarray(ids, np.int32)
+        self._encoded += orjson.dumps(contiguous, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        self._length = end
+
+    @property
+    def ids(self) -> TokenIds:
+        """All ids, int32[len(self)]; a read-only view that a later `extend` may detach."""
+        view = self._ids[: self._length]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def encoded_ids(self) -> bytes:
+        """The ids as JSON without the brackets, e.g. b"1,2,3"."""
+        return bytes(self._encoded)
+
+    @property
+    def text(self) -> str:
+        """The rendered text so far."""
+        if len(self._text) > 1:
+            self._text = ["".join(self._text)]
+        return self._text[0] if self._text else ""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A source of completions. Owned by the environment or the caller; probed once."""
+
+    async def probe(self) -> Capabilities:
+        """Ask the server what it can do; cached. Raises ProviderError."""
+        ...
+
+    async def complete(
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = RequestInfo()
+    ) -> Completion:
+        """One completion (n is always 1). Raises ProviderError; never pads or invents anything."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections and processes. Idempotent."""
+        ...
