@@ -62,6 +62,9 @@ class RequestInfo:
     step_number: int = 1
 
 
+ANONYMOUS = RequestInfo()
+
+
 class Prompt:
     """A growing conversation in all the shapes a server may want: messages, text, ids, encoded ids.
 
@@ -128,7 +131,7 @@ class Policy(Protocol):
         ...
 
     async def complete(
-        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = RequestInfo()
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
     ) -> Completion:
         """One completion (n is always 1). Raises ProviderError; never pads or invents anything."""
         ...

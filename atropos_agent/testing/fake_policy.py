@@ -1,0 +1,184 @@
+"""A policy that plays a script: texts in, exact ids and logprobs out, no server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobMode,
+    LogprobProvenance,
+    Logprobs,
+    Message,
+    Provenance,
+    SamplingParams,
+    Timings,
+    TokenIds,
+)
+
+Ids: TypeAlias = Sequence[int] | NDArray[np.int32]
+
+
+class Codec(Protocol):
+    """Text to token ids and back, without adding anything."""
+
+    def encode(self, text: str) -> Ids:
+        """The ids of `text`, special tokens recognised, none added."""
+        ...
+
+    def decode(self, ids: Ids) -> str:
+        """The text of `ids`, special tokens kept."""
+        ...
+
+
+class ByteCodec:
+    """One token per UTF-8 byte; `end_of_turn` (id 256) is the only special token."""
+
+    end_of_turn = 256
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of `text`."""
+        return list(text.encode())
+
+    def decode(self, ids: Ids) -> str:
+        """The text of `ids`, without `end_of_turn`."""
+        return bytes(int(i) for i in ids if i < self.end_of_turn).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class FakeReply:
+    """One scripted completion. `token_ids` overrides the encoding of `text` (stop token included)."""
+
+    text: str = ""
+    finish_reason: FinishReason = FinishReason.STOP
+    token_ids: Ids | None = None
+    logprobs: Sequence[float] | None = None
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FakeRequest:
+    """What one call of `complete` was given."""
+
+    prompt_ids: TokenIds
+    prompt_text: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    request: RequestInfo
+
+
+Script: TypeAlias = "str | FakeReply | Exception"
+Scripts: TypeAlias = "Sequence[Script] | Callable[[Sequence[Message], int], Script]"
+
+
+def fake_logprobs(ids: TokenIds) -> Logprobs:
+    """Deterministic logprobs float32[n], each in [-1.97, -0.01], a function of the id alone."""
+    return (-0.01 - (ids % 50) / 25).astype(np.float32)
+
+
+class FakePolicy:
+    """Plays `scripts`: one entry per step of every rollout, or a function of (messages, step number).
+
+    An entry is a text, a FakeReply, or an exception to raise. A sampled `stop_id` is appended to what the
+    codec makes of a text that ends by itself. Requests are kept in `requests`, in order.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        codec: Codec | None = None,
+        *,
+        stop_id: int | None = None,
+        wire: Wire = Wire.IN_PROCESS,
+        context_length: int | None = None,
+        logprob_mode: LogprobMode = LogprobMode.RAW,
+        delay_s: float = 0.0,
+    ) -> None:
+        if codec is None and stop_id is None:
+            stop_id = ByteCodec.end_of_turn
+        self._scripts = scripts
+        self._codec: Codec = codec or ByteCodec()
+        self._stop_id = stop_id
+        self._delay_s = delay_s
+        self.capabilities = Capabilities(
+            wire=wire,
+            model="fake",
+            server="FakePolicy",
+            context_length=context_length,
+            logprob_mode=logprob_mode,
+            stop_ids=() if stop_id is None else (stop_id,),
+        )
+        self.requests: list[FakeRequest] = []
+        self.closed = False
+
+    async def probe(self) -> Capabilities:
+        """The capabilities given at construction."""
+        return self.capabilities
+
+    async def complete(
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
+    ) -> Completion:
+        """The scripted completion of `request.step_number`, cut at `sampling.max_tokens`.
+
+        Raises what the script says, and IndexError where a list of scripts has no entry for the step.
+        """
+        self.requests.append(
+            FakeRequest(prompt.ids.copy(), prompt.text, tuple(prompt.messages), sampling, request)
+        )
+        script = self._script(prompt.messages, request.step_number)
+        delay_s = self._delay_s + (script.delay_s if isinstance(script, FakeReply) else 0.0)
+        await asyncio.sleep(delay_s)
+        if isinstance(script, Exception):
+            raise script
+        reply = FakeReply(script) if isinstance(script, str) else script
+        return self._completion(reply, prompt, sampling)
+
+    async def aclose(self) -> None:
+        """Set `closed`."""
+        self.closed = True
+
+    def _script(self, messages: Sequence[Message], step_number: int) -> Script:
+        if callable(self._scripts):
+            return self._scripts(messages, step_number)
+        if step_number > len(self._scripts):
+            raise IndexError(f"FakePolicy has {len(self._scripts)} scripts, step {step_number} was asked for")
+        return self._scripts[step_number - 1]
+
+    def _completion(self, reply: FakeReply, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        ids, text, finish_reason = self._sampled(reply, sampling.max_tokens)
+        wire = self.capabilities.wire
+        logprobs = fake_logprobs(ids) if reply.logprobs is None else np.asarray(reply.logprobs, np.float32)
+        sampled = Provenance.FROM_LOGPROBS if wire is Wire.CHAT_LOGPROBS else Provenance.SAMPLED
+        return Completion(
+            text=text,
+            token_ids=ids if wire.gives_ids else None,
+            logprobs=logprobs if wire.gives_ids else None,
+            finish_reason=finish_reason,
+            provenance=sampled if wire.gives_ids else Provenance.RETOKENIZED,
+            logprob_provenance=LogprobProvenance.SAMPLED if wire.gives_ids else LogprobProvenance.ABSENT,
+            logprob_mode=self.capabilities.logprob_mode,
+            usage_prompt_tokens=len(prompt) if wire.takes_ids else None,
+            usage_completion_tokens=len(ids),
+            sampling=sampling,
+            timings=Timings(request_s=self._delay_s + reply.delay_s),
+            model=self.capabilities.model,
+        )
+
+    def _sampled(self, reply: FakeReply, max_tokens: int | None) -> tuple[TokenIds, str, FinishReason]:
+        encoded = self._codec.encode(reply.text) if reply.token_ids is None else reply.token_ids
+        ids = np.asarray(encoded, np.int32)
+        ends = reply.finish_reason is FinishReason.STOP and self._stop_id is not None
+        if reply.token_ids is None and ends:
+            ids = np.append(ids, np.int32(self._stop_id or 0))
+        if max_tokens is not None and len(ids) > max_tokens:
+            ids = ids[:max_tokens]
+            return ids, self._codec.decode(ids), FinishReason.LENGTH
+        return ids, reply.text, reply.finish_reason
