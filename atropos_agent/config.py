@@ -1,4 +1,4 @@
-"""What users write: config files, command-line overrides, environment variables. The only reader of os.environ."""
+"""What users write: files, command-line overrides, environment variables. The only reader of os.environ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from atropos_agent.errors import ConfigError
 
@@ -35,6 +35,37 @@ def _path(value: object) -> object:
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Seconds = Annotated[float | None, BeforeValidator(_seconds)]
+
+
+class AgentConfig(BaseModel):
+    """How one rollout is sampled and bounded. Counts are per rollout unless named otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(1.0, ge=0)
+    """1.0 samples from the model's own distribution, so that raw logprobs are the behaviour policy's."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0 is off."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    max_tokens: int | None = Field(None, gt=0)
+    """Sampled tokens per step; None leaves it to the context length."""
+    max_steps: int = Field(50, gt=0)
+    max_total_tokens: int | None = Field(None, gt=0)
+    """Sampled tokens."""
+    max_tool_calls: int | None = Field(None, ge=0)
+    max_context_tokens: int | None = Field(None, gt=0)
+    """Prompt and completion together; the server's own context length bounds it too."""
+    max_wall_time_s: float | None = Field(None, gt=0)
+    tool_timeout_s: float = Field(120.0, gt=0)
+    """One call; after it the policy reads that the call timed out."""
+    tool_delay_s: float = Field(0.0, ge=0)
+    max_repairs: int = Field(3, ge=0)
+    """Steps without any valid call that are answered with an error instead of ending the rollout."""
+    max_observation_chars: int = Field(16_000, ge=200)
+    """Each result keeps head and tail within this."""
+    system_prompt: str | None = None
+    """None is the built-in prompt with the tools; a text replaces it whole."""
 
 
 class DebugSettings(BaseModel):

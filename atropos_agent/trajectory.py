@@ -98,6 +98,7 @@ class ParseErrorKind(StrEnum):
     BAD_ARGUMENTS = "bad_arguments"
     MALFORMED_TAG = "malformed_tag"
     INSIDE_REASONING = "inside_reasoning"
+    UNCLOSED_REASONING = "unclosed_reasoning"
     TRAILING_TEXT = "trailing_text"
 
 
@@ -259,7 +260,6 @@ class SequenceData:
     mask: Mask
     logprobs: Logprobs
     spans: tuple[StepSpan, ...] = ()
-    full_text: str = ""
 
     def __post_init__(self) -> None:
         _require_equal(

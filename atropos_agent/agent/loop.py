@@ -1,0 +1,302 @@
+"""One rollout's private state and its loop: complete, parse, act, observe, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from atropos_agent.config import AgentConfig
+from atropos_agent.errors import (
+    AtroposAgentError,
+    ConfigError,
+    ContextOverflow,
+    RequestTimeout,
+    SandboxLost,
+)
+from atropos_agent.events import Emitter, EventType
+from atropos_agent.parser import ParsedCompletion, parse, repair_hint
+from atropos_agent.policy import Policy, RequestInfo
+from atropos_agent.policy.protocol import Capabilities
+from atropos_agent.renderer import Renderer
+from atropos_agent.toolset import ExecuteTool
+from atropos_agent.tracker import Tracker, resolve_tokens
+from atropos_agent.trajectory import (
+    HERMES_TAGS,
+    AgentResult,
+    AgentStep,
+    Completion,
+    FinishReason,
+    Message,
+    ParseErrorKind,
+    SamplingParams,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    wrap_observation,
+)
+
+
+def step_seed(seed: int, step_number: int) -> int:
+    """The sampling seed of one step, in [0, 2**31)."""
+    digest = hashlib.blake2b(f"{seed}/{step_number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Stop(Exception):  # noqa: N818  control flow inside this module, never seen outside
+    """Ends the loop with a reason."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a rollout is given: who answers, who renders, who acts, and under which limits."""
+
+    policy: Policy
+    renderer: Renderer | None
+    config: AgentConfig
+    execute_tool: ExecuteTool
+    rollout_id: str = ""
+    seed: int | None = None
+
+
+class Loop:
+    """The private state of one rollout."""
+
+    def __init__(self, setting: Setting, messages: Sequence[Message], emitter: Emitter) -> None:
+        self.setting, self.config, self.renderer = setting, setting.config, setting.renderer
+        self.emitter = emitter
+        self.opening = tuple(messages)
+        self.messages = list(messages)
+        self.tracker = Tracker(self.messages)
+        self.capabilities: Capabilities | None = None
+        self.steps: list[AgentStep] = []
+        self.final_response = ""
+        self.sampled_tokens = self.tool_calls = self.repairs = 0
+        self.server_s = self.tool_s = 0.0
+        self.notes: Counter[str] = Counter()
+        wall = self.config.max_wall_time_s
+        self.deadline = None if wall is None else asyncio.get_running_loop().time() + wall
+
+    async def finish(self) -> AgentResult:
+        """Run to the end and turn whatever ended it into the record."""
+        error: AtroposAgentError | None = None
+        try:
+            await self.start()
+            for number in range(1, self.config.max_steps + 1):
+                await self.step(number)
+            reason = StopReason.MAX_STEPS
+        except _Stop as stop:
+            reason = stop.reason
+        except AtroposAgentError as raised:
+            error, reason = raised, _reason_of(raised)
+        return AgentResult(
+            success=reason is StopReason.FINAL_ANSWER,
+            final_response=self.final_response,
+            stop_reason=reason,
+            steps=tuple(self.steps),
+            sequences=self.tracker.sequences(),
+            prompt_messages=self.opening,
+            total_tokens=self.sampled_tokens,
+            error=None if error is None else f"{error}",
+            error_type=None if error is None else type(error).__name__,
+            metadata={
+                "wire": None if self.capabilities is None else self.capabilities.wire.value,
+                "server_s": round(self.server_s, 6),
+                "tool_s": round(self.tool_s, 6),
+                "notes": dict(self.notes),
+            },
+        )
+
+    async def start(self) -> None:
+        """Probe the server once and render the opening, where ids or text are to be kept."""
+        capabilities = self.capabilities = await self.setting.policy.probe()
+        wire, renderer = capabilities.wire, self.renderer
+        if renderer is None:
+            if wire.takes_ids or wire.takes_text:
+                raise ConfigError(f"{wire} prompts need a tokenizer: pass `tokenizer`")
+            return
+        if wire.takes_ids or wire.takes_text or renderer.certificate.bridge:
+            rendered = renderer.render(self.messages)
+            self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
+
+    async def step(self, number: int) -> None:
+        """One turn. Raises _Stop where it is the last one."""
+        self.emitter.emit(EventType.STEP_STARTED, step_number=number)
+        completion, parsed = await self.complete(number)
+        self.final_response = parsed.content
+        results: list[ToolResult] = []
+        try:
+            self._stop_before_tools(number, completion, parsed)
+            for call in parsed.calls:
+                if self.config.max_tool_calls is not None and self.tool_calls >= self.config.max_tool_calls:
+                    raise _Stop(StopReason.MAX_TOOL_CALLS)
+                results.append(await self.call(number, call))
+        finally:
+            self.steps[-1] = replace(self.steps[-1], tool_results=tuple(results))
+        self._observe(completion, parsed, results)
+        self.emitter.emit(EventType.STEP_FINISHED, step_number=number)
+
+    async def complete(self, number: int) -> tuple[Completion, ParsedCompletion]:
+        """Ask for one completion, keep its tokens, parse its text, open its step."""
+        completion = resolve_tokens(await self._ask(number), self.renderer)
+        if completion.prompt_token_ids is not None:
+            self.tracker.follow_server_prompt(completion.prompt_token_ids)
+        index = span = None
+        if completion.token_ids is not None and len(self.tracker.prompt):
+            index = self.tracker.sequence_index
+            raw = self.renderer.decode(completion.token_ids) if self.renderer is not None else completion.text
+            span = self.tracker.add_completion(number, completion, raw)
+        counted = completion.token_ids if completion.token_ids is not None else completion.token_bytes
+        self.sampled_tokens += (
+            len(counted) if counted is not None else completion.usage_completion_tokens or 0
+        )
+        self.notes.update(completion.notes)
+        parsed = parse(
+            completion.text,
+            inside_reasoning=self.renderer is not None and self.renderer.opens_reasoning,
+            truncated=completion.finish_reason is FinishReason.LENGTH,
+        )
+        calls = tuple(replace(call, uniq_id=f"{number}.{k}") for k, call in enumerate(parsed.calls, 1))
+        parsed = replace(parsed, calls=calls)
+        self.steps.append(
+            AgentStep(number, completion.text, completion, calls, (), parsed.errors, "", index, span)
+        )
+        self.messages.append({"role": "assistant", "content": completion.text})
+        if self.emitter.active:
+            data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
+            self.emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
+        return completion, parsed
+
+    async def _ask(self, number: int) -> Completion:
+        config = self.config
+        sampling = SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            min_p=config.min_p,
+            max_tokens=self._token_limit(),
+            seed=None if self.setting.seed is None else step_seed(self.setting.seed, number),
+        )
+        self.tracker.prompt.messages = self.messages
+        request = RequestInfo(self.setting.rollout_id, number)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout_at(self.deadline) as limit:
+                return await self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
+        except TimeoutError:
+            if limit.expired():
+                raise _Stop(StopReason.WALL_TIME) from None
+            raise
+        finally:
+            self.server_s += time.perf_counter() - started
+
+    def _token_limit(self) -> int | None:
+        """Tokens this step may sample; stops the rollout where there is room for none."""
+        config = self.config
+        limits = [config.max_tokens] if config.max_tokens is not None else []
+        if config.max_total_tokens is not None:
+            if self.sampled_tokens >= config.max_total_tokens:
+                raise _Stop(StopReason.MAX_TOKENS)
+            limits.append(config.max_total_tokens - self.sampled_tokens)
+        contexts = [self.capabilities and self.capabilities.context_length, config.max_context_tokens]
+        for context in (known for known in contexts if known is not None):
+            if len(self.tracker.prompt) >= context:
+                raise _Stop(StopReason.CONTEXT_LENGTH)
+            limits.append(context - len(self.tracker.prompt))
+        return min(limits, default=None)
+
+    def _stop_before_tools(self, number: int, completion: Completion, parsed: ParsedCompletion) -> None:
+        """Decide whether this completion ends the rollout. Tools of a last step would run for nobody."""
+        truncated = completion.finish_reason is FinishReason.LENGTH
+        if not parsed.calls:
+            if not _is_attempt(parsed):
+                raise _Stop(self._truncation() if truncated else StopReason.FINAL_ANSWER)
+            self.repairs += 1
+            if self.repairs > self.config.max_repairs:
+                raise _Stop(StopReason.INVALID_CALLS)
+        if number == self.config.max_steps:
+            raise _Stop(StopReason.MAX_STEPS)
+
+    def _truncation(self) -> StopReason:
+        """Which limit cut the last completion: the step's own, or one of the whole rollout."""
+        try:
+            self._token_limit()
+        except _Stop as stop:
+            return stop.reason
+        return StopReason.TRUNCATED
+
+    async def call(self, number: int, call: ToolCall) -> ToolResult:
+        """Execute one call within its time limit; a call that does not return becomes an observation."""
+        self.tool_calls += 1
+        if self.emitter.active:
+            data = {"name": call.name, "arguments": call.arguments}
+            self.emitter.emit(EventType.TOOL_STARTED, step_number=number, call_id=call.uniq_id, data=data)
+        started = time.perf_counter()
+        result = await self._within_limits(call)
+        self.tool_s += time.perf_counter() - started
+        if self.emitter.active:
+            data = {"success": result.success, "output": result.output, "error": result.error}
+            self.emitter.emit(EventType.TOOL_FINISHED, step_number=number, call_id=call.uniq_id, data=data)
+        if self.config.tool_delay_s:
+            await asyncio.sleep(self.config.tool_delay_s)
+        return result
+
+    async def _within_limits(self, call: ToolCall) -> ToolResult:
+        limit = asyncio.get_running_loop().time() + self.config.tool_timeout_s
+        if self.deadline is not None and self.deadline < limit:
+            limit = self.deadline
+        try:
+            async with asyncio.timeout_at(limit) as scope:
+                return await self.setting.execute_tool(call)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        if limit == self.deadline:
+            raise _Stop(StopReason.WALL_TIME)
+        error = f"{call.name} did not return within {self.config.tool_timeout_s:g} s"
+        return ToolResult(success=False, error=error, uniq_id=call.uniq_id)
+
+    def _observe(
+        self, completion: Completion, parsed: ParsedCompletion, results: Sequence[ToolResult]
+    ) -> None:
+        """Answer the step with one user message; append what the template puts around it to the tokens."""
+        control = self.renderer.control_tokens if self.renderer is not None else HERMES_TAGS
+        blocks = [result.to_xml(control) for result in results]
+        if any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in parsed.errors) or not blocks:
+            blocks.append(wrap_observation({"success": False, "error": repair_hint(parsed.errors)}, control))
+        observation = "\n".join(blocks)
+        self.messages.append({"role": "user", "content": observation})
+        self.steps[-1] = replace(self.steps[-1], observation=observation)
+        tracked = self.steps[-1].span is not None and completion.prompt_token_ids is None
+        if self.renderer is None or completion.token_ids is None or not tracked:
+            return
+        bridge = self.renderer.bridge(
+            self.messages,
+            completion.token_ids,
+            finish=completion.finish_reason,
+            conversation_length=len(self.tracker.prompt),
+            turn=len(self.steps),
+        )
+        self.notes.update(bridge.notes)
+        self.tracker.add_bridge(bridge)
+
+
+def _is_attempt(parsed: ParsedCompletion) -> bool:
+    """True where the text without valid calls was meant as a call, or has nothing outside its reasoning."""
+    outside = any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in parsed.errors)
+    return outside or (bool(parsed.errors) and not parsed.content.strip())
+
+
+def _reason_of(error: AtroposAgentError) -> StopReason:
+    if isinstance(error, ContextOverflow):
+        return StopReason.CONTEXT_LENGTH
+    if isinstance(error, RequestTimeout):
+        return StopReason.REQUEST_TIMEOUT
+    return StopReason.SANDBOX_LOST if isinstance(error, SandboxLost) else StopReason.ERROR

@@ -1,0 +1,142 @@
+"""Steps become training sequences: tokens, mask, logprobs, provenance. Knows no server.
+
+One buffer per sequence; steps hold offsets into it. A new sequence begins only where the server itself
+rendered a prompt that does not extend what it saw before; the finished ones are kept and delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from atropos_agent.policy.protocol import Prompt
+from atropos_agent.renderer import Bridge, Renderer
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobProvenance,
+    Logprobs,
+    Message,
+    Provenance,
+    SequenceData,
+    StepSpan,
+    TokenIds,
+)
+
+
+def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Completion:
+    """Give a completion the token ids that can honestly be had, and the text those ids spell.
+
+    Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
+    tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
+    completion that ended by itself. Without a renderer nothing is rebuilt.
+    """
+    if renderer is None:
+        return completion
+    if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
+        text = renderer.decode_completion(completion.token_ids)
+        notes = () if text == completion.text else ("server_text_differs",)
+        return replace(completion, text=text, notes=completion.notes + notes)
+    ids = completion.token_ids
+    if ids is None and completion.token_bytes is not None:
+        ids = renderer.ids_from_bytes(completion.token_bytes)
+    if ids is not None and renderer.decode_completion(ids) == completion.text:
+        return replace(completion, token_ids=ids)
+    return _retokenize(completion, renderer)
+
+
+def _retokenize(completion: Completion, renderer: Renderer) -> Completion:
+    ids = renderer.encode(completion.text)
+    notes = completion.notes
+    if completion.token_ids is not None or completion.token_bytes is not None:
+        notes += ("entries_do_not_spell_text",)
+    if renderer.decode(ids) != completion.text:
+        notes += ("round_trip_differs",)
+    if completion.finish_reason is FinishReason.STOP:
+        ids = np.concatenate([ids, renderer.certificate.close_ids])
+    return replace(
+        completion,
+        token_ids=ids,
+        token_bytes=None,
+        logprobs=None,
+        provenance=Provenance.RETOKENIZED,
+        logprob_provenance=LogprobProvenance.ABSENT,
+        notes=notes,
+    )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sequence that still grows: where its sampled tokens lie, and their logprobs."""
+
+    spans: list[StepSpan] = field(default_factory=list[StepSpan])
+    logprobs: list[Logprobs | None] = field(default_factory=list["Logprobs | None"])
+
+
+class Tracker:
+    """The token record of one rollout. `prompt` is what the next completion is asked for with."""
+
+    __slots__ = ("_finished", "_open", "prompt")
+
+    def __init__(self, messages: Sequence[Message], ids: TokenIds | None = None, text: str = "") -> None:
+        self.prompt = Prompt(messages)
+        self._open = _Open()
+        self._finished: list[SequenceData] = []
+        if ids is not None:
+            self.prompt.extend(ids, text)
+
+    @property
+    def sequence_index(self) -> int:
+        """The index, in `sequences()`, of the sequence that grows."""
+        return len(self._finished)
+
+    def follow_server_prompt(self, ids: TokenIds) -> None:
+        """Adopt the prompt that the server rendered itself; opens a new sequence where history changed."""
+        known = self.prompt.ids
+        if len(ids) >= len(known) and np.array_equal(ids[: len(known)], known):
+            self.prompt.extend(ids[len(known) :])
+            return
+        if self._open.spans:
+            self._finished.append(self._close())
+        messages = self.prompt.messages
+        self.prompt = Prompt(messages)
+        self.prompt.extend(ids)
+        self._open = _Open()
+
+    def add_completion(self, step_number: int, completion: Completion, text: str) -> StepSpan:
+        """Append the sampled ids of one step, and the raw text they spell. Returns their place."""
+        assert completion.token_ids is not None
+        start = len(self.prompt)
+        self.prompt.extend(completion.token_ids, text)
+        span = StepSpan(
+            step_number,
+            start,
+            len(self.prompt),
+            completion.provenance,
+            completion.logprob_provenance,
+            completion.logprob_mode,
+        )
+        self._open.spans.append(span)
+        self._open.logprobs.append(completion.logprobs)
+        return span
+
+    def add_bridge(self, bridge: Bridge) -> None:
+        """Append what the template puts between the completion and the next one; never trained."""
+        self.prompt.extend(bridge.ids, bridge.text)
+
+    def sequences(self) -> tuple[SequenceData, ...]:
+        """All sequences so far, each cut after its last sampled token."""
+        current = (self._close(),) if self._open.spans else ()
+        return (*self._finished, *current)
+
+    def _close(self) -> SequenceData:
+        length = self._open.spans[-1].end
+        mask = np.zeros(length, np.bool_)
+        logprobs = np.full(length, np.nan, np.float32)
+        for span, values in zip(self._open.spans, self._open.logprobs, strict=True):
+            mask[span.start : span.end] = True
+            if values is not None:
+                logprobs[span.start : span.end] = values
+        return SequenceData(self.prompt.ids[:length].copy(), mask, logprobs, tuple(self._open.spans))
