@@ -18,7 +18,7 @@ def _seconds(value: object) -> object:
     return value
 
 
-def _policy(value: object) -> object:
+def expand_policy(value: object) -> object:
     """`policy: embedded` and `policy: http://...` are short for a mapping."""
     if not isinstance(value, str):
         return value
@@ -133,7 +133,7 @@ class RunConfig(BaseModel):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     environment: str
     env: dict[str, JsonValue] = Field(default_factory=dict)
-    policy: Annotated[PolicyConfig, BeforeValidator(_policy)] = PolicyConfig()
+    policy: Annotated[PolicyConfig, BeforeValidator(expand_policy)] = PolicyConfig()
     agent: AgentConfig = AgentConfig()
     sandbox: SandboxConfig = SandboxConfig()
     collect: CollectConfig = CollectConfig()

@@ -1,0 +1,133 @@
+"""A config file, the environment and the command line become one validated RunConfig.
+
+Precedence, lowest first: defaults, generic variables (OPENAI_*, LLM_*, NOUS_*; they only fill what nothing
+else set), the file, ATROPOS_* variables, the command line. The embedded policy heeds no variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from atropos_agent.config.models import RunConfig, expand_policy
+from atropos_agent.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+Tree = dict[str, JsonValue]
+
+GENERIC_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "base_url": ("OPENAI_BASE_URL", "LLM_BASE_URL"),
+    "model": ("LLM_MODEL",),
+    "api_key": ("NOUS_API_KEY", "OPENAI_API_KEY"),
+}
+SERVER_VARIABLES: Mapping[str, str] = {
+    "base_url": "ATROPOS_SERVER_BASE_URL",
+    "model": "ATROPOS_SERVER_MODEL",
+    "api_key": "ATROPOS_SERVER_API_KEY",
+    "tokenizer": "ATROPOS_TOKENIZER_NAME",
+    "request_timeout_s": "ATROPOS_SERVER_TIMEOUT_S",
+}
+
+
+def load_run_config(
+    path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> RunConfig:
+    """Read a YAML file, apply the environment and overrides such as `--env.group_size=4`.
+
+    Raises ConfigError naming the file or flag, the dotted location, what is allowed there, and the nearest
+    known key.
+    """
+    tree = _read_yaml(path)
+    given = [_parse_override(override) for override in overrides]
+    _apply_environment(tree, os.environ if environ is None else environ)
+    for keys, value in given:
+        _put(tree, keys, value)
+    return validate(RunConfig, tree, source=str(path))
+
+
+def validate(model: type[Model], tree: Mapping[str, JsonValue], *, source: str, prefix: str = "") -> Model:
+    """Validate `tree` as `model`. Raises ConfigError with one line for each wrong place below `prefix`."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, detail, prefix) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n  ".join([f"{source} is not a valid config:", *lines])) from None
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping at the top, got {type(tree).__name__}")
+    return cast("Tree", tree)
+
+
+def _parse_override(text: str) -> tuple[list[str], JsonValue]:
+    name, equals, raw = text.removeprefix("--").partition("=")
+    if not equals or not text.startswith("--") or not all(name.split(".")):
+        raise ConfigError(
+            f"cannot read {text!r}: an override is written --section.key=value, e.g. --env.seed=1"
+        )
+    try:
+        return name.split("."), cast("JsonValue", yaml.safe_load(raw))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value of {text!r}: {error}") from error
+
+
+def _put(tree: Tree, keys: Sequence[str], value: JsonValue) -> None:
+    node = tree
+    for key in keys[:-1]:
+        below = node.get(key)
+        if key == "policy":
+            below = cast("JsonValue", expand_policy(below))
+        inner: Tree = below if isinstance(below, dict) else {}
+        node[key] = inner
+        node = inner
+    node[keys[-1]] = value
+
+
+def _apply_environment(tree: Tree, environ: Mapping[str, str]) -> None:
+    policy = tree.get("policy")
+    if policy == "embedded" or (isinstance(policy, dict) and policy.get("kind") == "embedded"):
+        return
+    for key, names in GENERIC_VARIABLES.items():
+        value = next((environ[name] for name in names if environ.get(name)), None)
+        present = (isinstance(policy, dict) and key in policy) or (
+            isinstance(policy, str) and key == "base_url"
+        )
+        if value is not None and not present:
+            _put(tree, ("policy", key), value)
+    for key, name in SERVER_VARIABLES.items():
+        if environ.get(name):
+            _put(tree, ("policy", key), environ[name])
+
+
+def _explain(model: type[BaseModel], detail: Any, prefix: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    dotted = ".".join([prefix, *location] if prefix else location)
+    if detail["type"] != "extra_forbidden":
+        return f"{dotted or 'the config'}: {detail['msg']} (got {detail['input']!r})"
+    known = _fields_at(model, location[:-1])
+    near = difflib.get_close_matches(location[-1], known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{dotted}: unknown key{hint} Known here: {', '.join(known)}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        below = field.annotation if field is not None else None
+        if not (isinstance(below, type) and issubclass(below, BaseModel)):
+            return []
+        model = below
+    return sorted(model.model_fields)
