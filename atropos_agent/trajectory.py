@@ -385,6 +385,15 @@ class AgentResult:
         return scored
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A verifier's judgement: the reward, its named parts, and what else it wants on record."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    metadata: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """One attempt at one item, scored or failed. `score` is None exactly when it must not be scored.

@@ -80,6 +80,7 @@ class Loop:
         self.final_response = ""
         self.sampled_tokens = self.tool_calls = self.repairs = 0
         self.server_s = self.tool_s = 0.0
+        self.wall_time_in: str | None = None
         self.notes: Counter[str] = Counter()
         wall = self.config.max_wall_time_s
         self.deadline = None if wall is None else asyncio.get_running_loop().time() + wall
@@ -110,6 +111,7 @@ class Loop:
                 "wire": None if self.capabilities is None else self.capabilities.wire.value,
                 "server_s": round(self.server_s, 6),
                 "tool_s": round(self.tool_s, 6),
+                "wall_time_in": self.wall_time_in,
                 "notes": dict(self.notes),
             },
         )
@@ -192,14 +194,18 @@ class Loop:
                 return await self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
         except TimeoutError:
             if limit.expired():
+                self.wall_time_in = "server"
                 raise _Stop(StopReason.WALL_TIME) from None
             raise
         finally:
             self.server_s += time.perf_counter() - started
 
     def _token_limit(self) -> int | None:
-        """Tokens this step may sample; stops the rollout where there is room for none."""
+        """Tokens this step may sample; stops the rollout where there is room or time for none."""
         config = self.config
+        if self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline:
+            self.wall_time_in = "tool"
+            raise _Stop(StopReason.WALL_TIME)
         limits = [config.max_tokens] if config.max_tokens is not None else []
         if config.max_total_tokens is not None:
             if self.sampled_tokens >= config.max_total_tokens:
@@ -259,6 +265,7 @@ class Loop:
             if not scope.expired():
                 raise
         if limit == self.deadline:
+            self.wall_time_in = "tool"
             raise _Stop(StopReason.WALL_TIME)
         error = f"{call.name} did not return within {self.config.tool_timeout_s:g} s"
         return ToolResult(success=False, error=error, uniq_id=call.uniq_id)

@@ -1,0 +1,362 @@
+"""AgentEnv: an item becomes messages, a finished rollout a score, n rollouts a group. Knows no sink, no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+from atropos_agent.agent import AtroposAgent
+from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig
+from atropos_agent.errors import (
+    AtroposAgentError,
+    BridgeMismatch,
+    ConfigError,
+    ModelNotFound,
+    RenderError,
+    SandboxError,
+    TaskError,
+)
+from atropos_agent.events import Listener
+from atropos_agent.export import scored_group
+from atropos_agent.plugins import load
+from atropos_agent.policy import Policy
+from atropos_agent.renderer import Renderer
+from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
+from atropos_agent.telemetry import logger
+from atropos_agent.toolset import ToolContext, ToolRegistry, bind
+from atropos_agent.trajectory import (
+    AgentResult,
+    Json,
+    Rollout,
+    RolloutGroup,
+    Score,
+    ScoredDataGroup,
+    StopReason,
+    ToolCall,
+)
+
+
+class Item(Protocol):
+    """What an environment walks over. `id` is stable: it names the same item in every run."""
+
+    @property
+    def id(self) -> str:
+        """The stable name."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A known good solution: the calls to make, and the final answer."""
+
+    calls: Sequence[ToolCall]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What `validate` found for one item: the scores of its reference solution and of doing nothing."""
+
+    item_id: str
+    reference_score: float
+    empty_score: float
+
+    @property
+    def holds(self) -> bool:
+        """True where the reference scores 1 and doing nothing scores 0."""
+        return self.reference_score == 1.0 and self.empty_score == 0.0
+
+
+class AgentEnv(ABC, Generic[ItemT]):
+    """An environment for tool-using agents: the Atropos contract over one agent loop and real sandboxes.
+
+    A subclass gives `get_next_item`, `build_task` and one of `score_trajectory` /
+    `verify_and_score_trajectory`. Use it as an async context manager: entering starts the sandboxes and
+    calls `setup`. `policy` and `renderer` stay the caller's.
+    """
+
+    name: ClassVar[str] = "environment"
+    config_type: ClassVar[type[EnvConfig]] = EnvConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        renderer: Renderer | None = None,
+        *,
+        config: EnvConfig | None = None,
+        agent: AgentConfig | None = None,
+        sandbox: SandboxConfig | None = None,
+    ) -> None:
+        self.config = config or self.config_type()
+        self.sandbox_config = sandbox or SandboxConfig()
+        self.policy, self.renderer = policy, renderer
+        self.tools = self.build_tools()
+        self.agent_config = self.build_agent_config(agent or AgentConfig())
+        self.agent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
+        self._pool = SandboxPool(
+            self.sandbox_config.backend, _sandbox_spec(self.sandbox_config), self.sandbox_config.slots
+        )
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._open.enter_async_context(self._pool)
+        await self.setup()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._open.aclose()
+
+    @property
+    def isolation(self) -> Mapping[str, Json]:
+        """What the sandboxes of this environment really enforce."""
+        found = self._pool.isolation
+        return {"backend": found.backend, "unsafe": found.unsafe, "limits": dict(found.limits)}
+
+    async def setup(self) -> None:
+        """Prepare data; called once, before the first item."""
+        return
+
+    @abstractmethod
+    async def get_next_item(self) -> ItemT | None:
+        """The next item, None at the end. The same seed gives the same items in the same order."""
+
+    @abstractmethod
+    def build_task(self, item: ItemT) -> str:
+        """The user message that states the task."""
+
+    def build_tools(self) -> ToolRegistry:
+        """The tools of every rollout; by default those that `config.tools` names."""
+        registry = ToolRegistry()
+        for name in self.config.tools:
+            registry.register(load("tools", name)())
+        return registry
+
+    def build_agent_config(self, agent: AgentConfig) -> AgentConfig:
+        """The agent's settings; override to set what the environment wants by default."""
+        return agent
+
+    async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, Json]:
+        """Fill the fresh workspace of one rollout; what is returned reaches the verifier."""
+        return {}
+
+    def score_trajectory(self, item: ItemT, final_response: str) -> float:
+        """Score a final answer alone; for environments that need not look into the sandbox."""
+        raise NotImplementedError(f"{type(self).__name__} must define a score")
+
+    async def verify_and_score_trajectory(
+        self,
+        item: ItemT,
+        final_response: str,
+        *,
+        sandbox: Sandbox,
+        agent_result: AgentResult,
+        workspace_meta: Mapping[str, Json],
+    ) -> Score:
+        """Score a finished rollout while its sandbox is still open."""
+        return Score(self.score_trajectory(item, final_response))
+
+    async def reference(self, item: ItemT) -> Reference:
+        """A solution known to be right, for `validate`."""
+        raise TaskError(f"{self.name} ships no reference solutions")
+
+    async def rollout(
+        self, item: ItemT, *, index: int = 0, repetition: int = 0, listener: Listener | None = None
+    ) -> Rollout:
+        """One scored attempt at `item`. Infrastructure failures are tried again, then returned unscored.
+
+        `index` is the place in the group; with `repetition` it picks the sampling seed.
+        """
+        for attempt in range(1, self.config.infrastructure_retries + 2):
+            rollout = await self._attempt(item, index, repetition, attempt, listener)
+            if rollout.score is not None or rollout.result.error_type in _HOPELESS:
+                break
+            logger.warning("rollout %s failed: %s", rollout.id, rollout.result.error)
+        return rollout
+
+    async def collect_group(
+        self,
+        item: ItemT,
+        n: int | None = None,
+        *,
+        repetition: int = 0,
+        known: Sequence[Rollout] = (),
+        on_rollout: Callable[[Rollout], Awaitable[None]] | None = None,
+    ) -> RolloutGroup:
+        """`n` rollouts of `item` (default: the group size). Those in `known` are taken over, not repeated;
+        each new one is handed to `on_rollout` as soon as it is finished."""
+        done = {rollout.index: rollout for rollout in known}
+
+        async def one(index: int) -> Rollout:
+            if index in done:
+                return done[index]
+            rollout = await self.rollout(item, index=index, repetition=repetition)
+            if on_rollout is not None:
+                await on_rollout(rollout)
+            return rollout
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(index)) for index in range(n or self.config.group_size)]
+        return RolloutGroup(item.id, repetition, tuple(task.result() for task in tasks))
+
+    def is_complete(self, group: RolloutGroup) -> bool:
+        """True where enough rollouts of the group are scored for it to be delivered."""
+        scored = sum(rollout.score is not None for rollout in group.rollouts)
+        return scored >= (self.config.min_group_size or len(group.rollouts))
+
+    def score_group(self, group: RolloutGroup) -> ScoredDataGroup:
+        """The group in the Atropos shape. Raises RecordError, AmbiguousTrajectory."""
+        return scored_group(
+            group,
+            on_branch=self.config.on_branch,
+            truncated=self.config.truncated,
+            allow_raw=self.config.allow_raw_logprobs,
+        )
+
+    async def collect_trajectory(self, item: ItemT) -> tuple[ScoredDataGroup | None, list[ItemT]]:
+        """One rollout in the Atropos shape (a group of one), and an empty backlog."""
+        return await self.collect_trajectories(item, n=1)
+
+    async def collect_trajectories(
+        self, item: ItemT, *, n: int | None = None
+    ) -> tuple[ScoredDataGroup | None, list[ItemT]]:
+        """A scored group of `item` (None if too few rollouts could be scored), and an empty backlog."""
+        group = await self.collect_group(item, n)
+        return (self.score_group(group) if self.is_complete(group) else None), []
+
+    async def validate(self, items: Sequence[ItemT]) -> list[Validation]:
+        """Prove each item in a real sandbox: its reference scores 1, doing nothing scores 0."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._validate(item)) for item in items]
+        return [task.result() for task in tasks]
+
+    async def _validate(self, item: ItemT) -> Validation:
+        reference = await self.reference(item)
+        return Validation(
+            item.id, await self._replay(item, reference), await self._replay(item, Reference((), ""))
+        )
+
+    async def _replay(self, item: ItemT, reference: Reference) -> float:
+        async with self._pool.acquire() as sandbox:
+            meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
+            execute = bind(self.tools, ToolContext(sandbox=sandbox, rollout_id=item.id))
+            for call in reference.calls:
+                await execute(call)
+            result = AgentResult(True, reference.answer, StopReason.FINAL_ANSWER)
+            score = await self.verify_and_score_trajectory(
+                item, reference.answer, sandbox=sandbox, agent_result=result, workspace_meta=meta
+            )
+        return score.value
+
+    async def _attempt(
+        self, item: ItemT, index: int, repetition: int, attempt: int, listener: Listener | None
+    ) -> Rollout:
+        rollout_id = f"{item.id}#{repetition}.{index}"
+        started = time.time()
+        clock = time.perf_counter()
+        try:
+            async with self._pool.acquire() as sandbox:
+                seed = _seed(self.config.seed, rollout_id, attempt)
+                result, score = await self._run_in(sandbox, item, rollout_id, seed, listener)
+        except AtroposAgentError as error:
+            result, score = _failed(error), None
+        return Rollout(
+            id=rollout_id,
+            item_id=item.id,
+            index=index,
+            result=result,
+            score=None if score is None else score.value,
+            parts={} if score is None else score.parts,
+            metadata={} if score is None else score.metadata,
+            isolation=self.isolation,
+            started_at=started,
+            duration_s=time.perf_counter() - clock,
+            attempts=attempt,
+        )
+
+    async def _run_in(
+        self, sandbox: Sandbox, item: ItemT, rollout_id: str, seed: int, listener: Listener | None
+    ) -> tuple[AgentResult, Score | None]:
+        with _task_errors(f"workspace of {item.id}"):
+            meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
+            task = self.build_task(item)
+        wall = self.agent_config.max_wall_time_s
+        deadline = None if wall is None else asyncio.get_running_loop().time() + wall
+        context = ToolContext(sandbox=sandbox, rollout_id=rollout_id, deadline=deadline)
+        result = await self.agent.run(
+            task,
+            execute_tool=bind(
+                self.tools, context, max_observation_chars=self.agent_config.max_observation_chars
+            ),
+            rollout_id=rollout_id,
+            seed=seed,
+            listener=listener,
+        )
+        if _is_infrastructure(result):
+            return result, None
+        if result.stop_reason is StopReason.SANDBOX_LOST:
+            return result, Score(0.0)
+        try:
+            with _task_errors(f"verifier of {item.id}"):
+                score = await self.verify_and_score_trajectory(
+                    item,
+                    result.final_response,
+                    sandbox=sandbox,
+                    agent_result=result,
+                    workspace_meta=meta,
+                )
+                if not math.isfinite(score.value):
+                    raise TaskError(f"the verifier of {item.id} gave {score.value}, which is no reward")
+        except (TaskError, SandboxError) as error:
+            return replace(result, error=str(error), error_type=type(error).__name__), None
+        return result, score
+
+
+_INFRASTRUCTURE = frozenset({StopReason.ERROR, StopReason.REQUEST_TIMEOUT})
+_HOPELESS = frozenset(
+    {RenderError.__name__, BridgeMismatch.__name__, ModelNotFound.__name__, ConfigError.__name__}
+)
+
+
+def _is_infrastructure(result: AgentResult) -> bool:
+    """True where no doing of the policy ended the rollout; time spent at the server is not its doing."""
+    if result.stop_reason is StopReason.WALL_TIME:
+        return result.metadata.get("wall_time_in") == "server"
+    return result.stop_reason in _INFRASTRUCTURE
+
+
+def _failed(error: AtroposAgentError) -> AgentResult:
+    return AgentResult(False, "", StopReason.ERROR, error=str(error), error_type=type(error).__name__)
+
+
+@contextmanager
+def _task_errors(what: str) -> Iterator[None]:
+    """The one boundary to an environment's own code: its failure costs this rollout, and is named."""
+    try:
+        yield
+    except AtroposAgentError:
+        raise
+    except Exception as error:
+        raise TaskError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _seed(run_seed: int, rollout_id: str, attempt: int) -> int:
+    digest = hashlib.blake2b(f"{run_seed}/{rollout_id}/{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _sandbox_spec(config: SandboxConfig) -> SandboxSpec:
+    return SandboxSpec(
+        workspace_bytes=config.workspace_mb << 20,
+        memory_bytes=config.memory_mb << 20,
+        processes=config.processes,
+    )
