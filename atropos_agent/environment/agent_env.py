@@ -1,4 +1,4 @@
-"""AgentEnv: an item becomes messages, a finished rollout a score, n rollouts a group. Knows no sink, no HTTP."""
+"""AgentEnv: an item becomes messages, a finished rollout a score, n rollouts a group. Knows no sink."""
 
 from __future__ import annotations
 
@@ -129,6 +129,10 @@ class AgentEnv(ABC, Generic[ItemT]):
     @abstractmethod
     async def get_next_item(self) -> ItemT | None:
         """The next item, None at the end. The same seed gives the same items in the same order."""
+
+    async def get_item(self, item_id: str) -> ItemT:
+        """The item of this id, for looking at a single one."""
+        raise TaskError(f"{self.name} cannot look up items by id, so not {item_id!r} either")
 
     @abstractmethod
     def build_task(self, item: ItemT) -> str:

@@ -1,0 +1,202 @@
+"""Scheduling: walks items, bounds what is in flight, hands groups to the log, stops and resumes.
+
+Knows nothing of agents, HTTP or sandboxes: a rollout is a coroutine of the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from atropos_agent.config import CollectConfig
+from atropos_agent.environment import AgentEnv, Item
+from atropos_agent.errors import ProviderError, RecordError
+from atropos_agent.rundir import RunDir
+from atropos_agent.telemetry import logger
+from atropos_agent.trajectory import Json, Provenance, Rollout, RolloutGroup
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+FAILED_GROUPS_TO_STOP = 3
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far; the display and the metrics read it. Times in seconds."""
+
+    groups_total: int
+    groups_done: int = 0
+    groups_resumed: int = 0
+    groups_mixed: int = 0
+    groups_failed: int = 0
+    rollouts_started: int = 0
+    rollouts_done: int = 0
+    rollouts_kept: int = 0
+    sampled_tokens: int = 0
+    reward_sum: float = 0.0
+    rewards: int = 0
+    steps: Counter[str] = field(default_factory=Counter[str])
+    stop_reasons: Counter[str] = field(default_factory=Counter[str])
+    errors: Counter[str] = field(default_factory=Counter[str])
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def in_flight(self) -> int:
+        """Rollouts begun and not finished; those that wait for a sandbox count."""
+        return self.rollouts_started - self.rollouts_done
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began or went on."""
+        return time.monotonic() - self.started
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Over all scored rollouts; None before the first."""
+        return self.reward_sum / self.rewards if self.rewards else None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Sampled tokens a second."""
+        return self.sampled_tokens / max(self.elapsed_s, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Estimated time left; None before the first group of this session."""
+        if not self.groups_done:
+            return None
+        remaining = self.groups_total - self.groups_done - self.groups_resumed
+        return self.elapsed_s / self.groups_done * max(remaining, 0)
+
+    def count(self, rollout: Rollout) -> None:
+        """Take one finished rollout into account."""
+        self.rollouts_done += 1
+        self.sampled_tokens += rollout.result.total_tokens
+        self.stop_reasons[rollout.result.stop_reason] += 1
+        for step in rollout.result.steps:
+            self.steps[step.completion.provenance] += 1
+        if rollout.result.error_type is not None:
+            self.errors[rollout.result.error_type] += 1
+        if rollout.score is not None:
+            self.rewards += 1
+            self.reward_sum += rollout.score
+
+    def metrics(self) -> dict[str, Json]:
+        """One line of `metrics.jsonl`."""
+        return {
+            "time": time.time(),
+            "groups_done": self.groups_done + self.groups_resumed,
+            "groups_mixed": self.groups_mixed,
+            "groups_failed": self.groups_failed,
+            "rollouts_done": self.rollouts_done,
+            "mean_reward": self.mean_reward,
+            "sampled_tokens": self.sampled_tokens,
+            "tokens_per_s": round(self.tokens_per_s, 3),
+            "stop_reasons": dict(self.stop_reasons),
+            "errors": dict(self.errors),
+            "sampled_step_share": self.sampled_step_share,
+        }
+
+    @property
+    def sampled_step_share(self) -> float | None:
+        """The share of steps whose ids the server reported."""
+        total = self.steps.total()
+        return self.steps[Provenance.SAMPLED] / total if total else None
+
+
+class Collector(Generic[ItemT]):
+    """Collects `config.groups` groups of `env` into `log`. Cancel `run` to stop: finished rollouts stay.
+
+    Groups already in the log are skipped, finished rollouts of unfinished groups are taken over.
+    """
+
+    def __init__(self, env: AgentEnv[ItemT], log: RunDir, config: CollectConfig) -> None:
+        self.env, self.log, self.config = env, log, config
+        self.progress = Progress(config.groups)
+        self._failed_in_a_row = 0
+
+    async def run(self) -> Progress:
+        """Collect until done. Raises ProviderError after several groups in a row failed for the server's
+        sake, and RunDirectoryError where the log cannot be written; what was finished is in the log."""
+        slots, size = self.env.sandbox_config.slots, self.env.config.group_size
+        width = asyncio.Semaphore(-(-slots // size) + 1)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                async for item, repetition in self._items():
+                    await width.acquire()
+                    task = tasks.create_task(self._collect(item, repetition))
+                    task.add_done_callback(lambda _: width.release())
+        except* Exception as failures:
+            raise _first(failures) from None
+        return self.progress
+
+    async def _items(self) -> AsyncIterator[tuple[ItemT, int]]:
+        """The items still to do, each with the number of times it came before."""
+        seen: Counter[str] = Counter()
+        for _ in range(self.config.groups):
+            item = await self.env.get_next_item()
+            if item is None:
+                logger.info("the environment has no more items after %d", seen.total())
+                return
+            repetition = seen[item.id]
+            seen[item.id] += 1
+            if (item.id, repetition) in self.log.finished:
+                self.progress.groups_resumed += 1
+            else:
+                yield item, repetition
+
+    async def _collect(self, item: ItemT, repetition: int) -> None:
+        known = await asyncio.to_thread(self.log.pending, item.id, repetition)
+        size = self.env.config.group_size
+        self.progress.rollouts_kept += len(known)
+        self.progress.rollouts_started += size - len(known)
+
+        async def keep(rollout: Rollout) -> None:
+            self.progress.count(rollout)
+            if rollout.score is not None:
+                await asyncio.to_thread(self.log.add_rollout, item.id, repetition, rollout)
+
+        group = await self.env.collect_group(item, repetition=repetition, known=known, on_rollout=keep)
+        if self.env.is_complete(group):
+            await self._deliver(group)
+        else:
+            self._fail(group)
+        await asyncio.to_thread(self.log.add_metrics, self.progress.metrics())
+
+    async def _deliver(self, group: RolloutGroup) -> None:
+        scores = {rollout.score for rollout in group.rollouts if rollout.score is not None}
+        dropped = "zero_variance" if len(scores) == 1 and self.config.zero_variance == "drop" else None
+        try:
+            scored = self.env.score_group(group)
+        except RecordError as error:
+            logger.warning("group %s cannot be delivered: %s", group.item_id, error)
+            self.progress.errors[type(error).__name__] += 1
+            scored, dropped = None, type(error).__name__
+        await asyncio.to_thread(self.log.add_group, group, scored, dropped)
+        self.progress.groups_done += 1
+        self.progress.groups_mixed += len(scores) > 1
+        self._failed_in_a_row = 0
+
+    def _fail(self, group: RolloutGroup) -> None:
+        failed = [rollout.result for rollout in group.rollouts if rollout.score is None]
+        self.progress.groups_failed += 1
+        self._failed_in_a_row += 1
+        logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
+        if self._failed_in_a_row >= FAILED_GROUPS_TO_STOP:
+            raise ProviderError(
+                f"{self._failed_in_a_row} groups in a row failed, the last with "
+                f"{failed[0].error_type}: {failed[0].error}"
+            )
+
+
+def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+    """The first plain exception inside nested groups."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    assert isinstance(failure, Exception)
+    return failure

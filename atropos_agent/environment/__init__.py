@@ -1,0 +1,6 @@
+"""Items, rollouts, scores and groups: the contract of an environment."""
+
+from atropos_agent.environment.agent_env import AgentEnv, Item, Reference, Validation
+from atropos_agent.environment.opening import open_environment
+
+__all__ = ["AgentEnv", "Item", "Reference", "Validation", "open_environment"]

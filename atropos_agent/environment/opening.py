@@ -1,0 +1,60 @@
+"""A run config becomes a ready environment: policy, renderer and sandboxes, closed again for certain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
+from atropos_agent.environment.agent_env import AgentEnv
+from atropos_agent.errors import ConfigError
+from atropos_agent.plugins import load
+from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy
+from atropos_agent.renderer import Renderer
+from atropos_agent.sandbox import probe_backend
+
+
+@asynccontextmanager
+async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
+    """Build and enter what `config` describes.
+
+    Raises ConfigError (names, keys, tokenizer), SandboxUnavailable, ProviderError (server not reachable,
+    model unknown); all before the first item.
+    """
+    env_type = load("environments", config.environment)
+    if not (isinstance(env_type, type) and issubclass(env_type, AgentEnv)):
+        raise ConfigError(f"environment {config.environment!r} is {env_type!r}, not a subclass of AgentEnv")
+    env_config = validate(env_type.config_type, config.env, source=config.environment, prefix="env")
+    await probe_backend(config.sandbox.backend)
+    policy = _build_policy(config.policy)
+    try:
+        renderer = await _load_renderer(config.policy, policy)
+        env: AgentEnv[Any] = env_type(
+            policy, renderer, config=env_config, agent=config.agent, sandbox=config.sandbox
+        )
+        async with env:
+            yield env
+    finally:
+        await policy.aclose()
+
+
+def _build_policy(config: PolicyConfig) -> EmbeddedPolicy | HttpPolicy:
+    if config.kind == "embedded":
+        return EmbeddedPolicy()
+    return HttpPolicy(
+        config.base_url,
+        model=config.model,
+        api_key=None if config.api_key is None else config.api_key.get_secret_value(),
+        max_concurrency=config.max_concurrency,
+        connect_timeout_s=config.connect_timeout_s,
+        request_timeout_s=config.request_timeout_s,
+        debug=DebugSettings.from_environ(),
+    )
+
+
+async def _load_renderer(config: PolicyConfig, policy: Policy) -> Renderer:
+    if isinstance(policy, EmbeddedPolicy):
+        return Renderer.load(policy.tokenizer_path)
+    capabilities = await policy.probe()
+    return Renderer.load(config.tokenizer or capabilities.model)
