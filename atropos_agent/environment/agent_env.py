@@ -149,7 +149,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         """The agent's settings; override to set what the environment wants by default."""
         return agent
 
-    async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, Json]:
+    async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, object]:
         """Fill the fresh workspace of one rollout; what is returned reaches the verifier."""
         return {}
 
@@ -164,7 +164,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         *,
         sandbox: Sandbox,
         agent_result: AgentResult,
-        workspace_meta: Mapping[str, Json],
+        workspace_meta: Mapping[str, object],
     ) -> Score:
         """Score a finished rollout while its sandbox is still open."""
         return Score(self.score_trajectory(item, final_response))
