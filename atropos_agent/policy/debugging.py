@@ -1,0 +1,77 @@
+"""What the debug environment variables show of each request: summary, full JSON, saved file, answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Collection
+
+import orjson
+
+from atropos_agent.config import DebugSettings
+from atropos_agent.policy.protocol import RequestInfo
+from atropos_agent.telemetry import debug_logger, redact
+
+SHOWN_CHARACTERS = 200_000
+
+
+class RequestDebugger:
+    """Logs requests and answers as `settings` ask; `secrets` never appear."""
+
+    def __init__(self, settings: DebugSettings, secrets: Collection[str]) -> None:
+        self.settings = settings
+        self._secrets = tuple(secrets)
+        self.is_on = settings.debug_request or settings.debug_response
+        talks = self.is_on or settings.wait_every_s is not None
+        self.logger = debug_logger(__name__) if talks else logging.getLogger(__name__)
+
+    def request(self, url: str, body: bytes, request: RequestInfo) -> None:
+        """Show and save one request, where asked for."""
+        if not self.settings.debug_request:
+            return
+        payload = orjson.loads(body)
+        self.logger.info(
+            "request %s step %d: keys=%s n=%s max_tokens=%s temperature=%s num_messages=%s prompt_tokens=%s",
+            redact(url, self._secrets),
+            request.step_number,
+            sorted(payload),
+            payload.get("n", 1),
+            payload.get("max_tokens", payload.get("n_predict")),
+            payload.get("temperature"),
+            len(payload["messages"]) if "messages" in payload else None,
+            len(payload["prompt"]) if isinstance(payload.get("prompt"), list) else None,
+        )
+        if self.settings.debug_request_full:
+            self.logger.info("request body: %s", self._shown(body))
+        if self.settings.request_save_dir is not None:
+            self._save(body, request)
+
+    def response(self, url: str, status: int, body: bytes) -> None:
+        """Show one answer, where asked for."""
+        if self.settings.debug_response:
+            self.logger.info(
+                "response %s status %d: %s", redact(url, self._secrets), status, self._shown(body)
+            )
+
+    def _save(self, body: bytes, request: RequestInfo) -> None:
+        """Write the whole body under a name of its own; it can be sent again as it is."""
+        folder = self.settings.request_save_dir
+        if folder is None:
+            return
+        milliseconds = int(time.time() * 1000)
+        name = (
+            f"atropos_agent_request_step{request.step_number}_{milliseconds}_{os.getpid()}_{uuid.uuid4().hex}"
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_bytes(body)
+        except OSError as error:
+            self.logger.warning("request not saved in %s: %s", folder, error)
+
+    def _shown(self, body: bytes) -> str:
+        text = redact(body.decode(errors="replace"), self._secrets)
+        if len(text) > SHOWN_CHARACTERS:
+            return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+        return text

@@ -1,0 +1,159 @@
+"""A policy behind an OpenAI-compatible HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from atropos_agent.config import DebugSettings
+from atropos_agent.errors import ConfigError, ProviderError, RequestTimeout
+from atropos_agent.policy.debugging import RequestDebugger
+from atropos_agent.policy.probing import decoded, probe
+from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.transport import Reply, Transport
+from atropos_agent.policy.wires import Asked, WireFormat
+from atropos_agent.telemetry import Heartbeat, redact
+from atropos_agent.trajectory import Completion, SamplingParams, Timings
+
+logger = logging.getLogger(__name__)
+
+SESSION_HEADER = "X-Session-ID"
+
+
+class HttpPolicy:
+    """One completion at a time from `base_url` (with or without `/v1`), with the tokens the server tells of.
+
+    `model` may be None where the server serves exactly one. `wire` forces a request shape that is found out
+    otherwise. `max_concurrency` requests are in flight at most; the rest wait here without a time limit.
+    `request_timeout_s` bounds one exchange, retries included, once it has its place. `debug` defaults to
+    the environment variables, read here. Belongs to the event loop that first used it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        wire: Wire | None = None,
+        max_concurrency: int = 256,
+        connect_timeout_s: float = 3.0,
+        request_timeout_s: float | None = None,
+        max_attempts: int = 4,
+        headers: Mapping[str, str] | None = None,
+        debug: DebugSettings | None = None,
+    ) -> None:
+        settings = DebugSettings.from_environ() if debug is None else debug
+        secrets = [api_key] if api_key else []
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        if api_key:
+            sent["Authorization"] = f"Bearer {api_key}"
+        self._transport = Transport(
+            _origin(base_url), sent, connect_timeout_s=connect_timeout_s, max_attempts=max_attempts
+        )
+        self._model = model
+        self._wire = Wire.CHAT if settings.bypass_managed_server else wire
+        self._timeout_s = _shortest(
+            request_timeout_s,
+            settings.chat_timeout_s,
+            settings.direct_request_timeout_s if settings.bypass_managed_server else None,
+        )
+        self._secrets = secrets
+        self._debugger = RequestDebugger(settings, secrets)
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._probing = asyncio.Lock()
+        self._found: tuple[WireFormat, Capabilities] | None = None
+
+    async def __aenter__(self) -> HttpPolicy:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def probe(self) -> Capabilities:
+        """What the server was seen to do; asked once. Raises ProviderError."""
+        return (await self._capable())[1]
+
+    async def complete(
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
+    ) -> Completion:
+        """One completion. Raises ServerUnreachable, RequestTimeout, ServerRefused, MalformedReply."""
+        wire_format, capabilities = self._found or await self._capable()
+        body = wire_format.body(prompt, sampling)
+        arrived = time.perf_counter()
+        with Heartbeat(
+            self._debugger.logger, self._what(wire_format, request), self._debugger.settings.wait_every_s
+        ):
+            async with self._slots:
+                started = time.perf_counter()
+                reply = await self._exchange(wire_format.path, body, request)
+        url = self._transport.origin + wire_format.path
+        timings = Timings(started - arrived, time.perf_counter() - started, reply.attempts)
+        try:
+            payload = decoded(reply, url, model=capabilities.model)
+            asked = Asked(len(prompt) if wire_format.wire.takes_ids else 0, sampling, timings)
+            return wire_format.read(payload, asked)
+        except ProviderError as error:
+            raise self._explained(error, url, request) from None
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._transport.aclose()
+
+    async def _capable(self) -> tuple[WireFormat, Capabilities]:
+        async with self._probing:
+            if self._found is None:
+                try:
+                    self._found = await probe(self._transport, self._model, self._wire)
+                except ProviderError as error:
+                    raise self._explained(error, self._transport.origin, ANONYMOUS) from None
+                logger.info("%s: %s", self._transport.origin, self._found[1])
+            return self._found
+
+    async def _exchange(self, path: str, body: bytes, request: RequestInfo) -> Reply:
+        url = self._transport.origin + path
+        headers = {SESSION_HEADER: request.rollout_id} if request.rollout_id else None
+        if self._debugger.is_on:
+            self._debugger.request(url, body, request)
+        sending = self._transport.send("POST", path, body, headers)
+        if self._timeout_s is None:
+            reply = await sending
+        else:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    reply = await sending
+            except TimeoutError:
+                raise RequestTimeout(f"no answer from {url} within {self._timeout_s:g} s") from None
+        if self._debugger.is_on:
+            self._debugger.response(url, reply.status, reply.body)
+        return reply
+
+    def _explained(self, error: ProviderError, url: str, request: RequestInfo) -> ProviderError:
+        """The same kind of error with the URL, without secrets, logged once."""
+        text = str(error)
+        named = text if url in text else f"{url}: {text}"
+        safe = redact(named, self._secrets)
+        logger.warning("step %d of rollout %s: %s", request.step_number, request.rollout_id or "-", safe)
+        return type(error)(safe)
+
+    def _what(self, wire_format: WireFormat, request: RequestInfo) -> str:
+        if self._debugger.settings.wait_every_s is None:
+            return ""
+        return f"{self._transport.origin}{wire_format.path} step {request.step_number} {request.rollout_id}"
+
+
+def _origin(base_url: str) -> str:
+    """Scheme, host, port and path prefix, without a trailing `/v1`."""
+    parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"base_url {base_url!r} is no HTTP address; give e.g. http://127.0.0.1:8000/v1")
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _shortest(*limits: float | None) -> float | None:
+    given = [limit for limit in limits if limit is not None]
+    return min(given) if given else None

@@ -1,0 +1,225 @@
+"""What a server can do, judged by the bodies of its answers: ignored parameters come back as 200."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import orjson
+
+from atropos_agent.errors import MalformedReply, ModelNotFound, ProviderError, ServerRefused
+from atropos_agent.policy.failures import refusal, shown_body
+from atropos_agent.policy.protocol import Capabilities, Prompt, Wire
+from atropos_agent.policy.transport import Reply, Transport
+from atropos_agent.policy.wires import (
+    ChatFormat,
+    LlamaCppFormat,
+    TextFormat,
+    VllmFormat,
+    WireFormat,
+    common,
+    vllm,
+)
+from atropos_agent.policy.wires import chat as chat_wire
+from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+PROBE_IDS = (1, 2)
+PROBE_TEXT = "Hello"
+ONE_TOKEN = SamplingParams(max_tokens=1, seed=1)
+ALTERNATIVES = 5
+SAME_LOGPROB = 1e-2
+SHARP = SamplingParams(temperature=0.25, max_tokens=1, seed=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What `/v1/models` says; everything empty where the server has no such list."""
+
+    models: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    owner: str = ""
+    context_length: int | None = None
+
+
+async def probe(
+    transport: Transport, model: str | None, wire: Wire | None
+) -> tuple[WireFormat, Capabilities]:
+    """The best format the server answers properly, and what is known of it. `wire` forces one.
+
+    Raises ServerUnreachable, ModelNotFound, ServerRefused, or ProviderError naming every shape tried.
+    """
+    served = await _served(transport)
+    name = _model_name(served, model, transport.origin)
+    refusals: list[str] = []
+    for candidate in _candidates(name, wire):
+        try:
+            await ask(transport, candidate, ONE_TOKEN)
+        except ModelNotFound:
+            raise
+        except (MalformedReply, ServerRefused) as error:
+            refusals.append(f"{candidate.wire}: {error}")
+            continue
+        return await _described(transport, candidate, served, name)
+    raise ProviderError(f"{transport.origin} speaks no shape we know. " + " | ".join(refusals))
+
+
+async def ask(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Completion:
+    """One tiny completion. Raises ServerRefused or MalformedReply."""
+    prompt = _probe_prompt()
+    reply = await transport.send("POST", wire_format.path, wire_format.body(prompt, sampling))
+    payload = decoded(reply, transport.origin + wire_format.path, model=_model_of(wire_format))
+    completion = wire_format.read(payload, Asked(len(prompt), sampling))
+    if wire_format.wire.gives_ids and completion.token_ids is None and completion.token_bytes is None:
+        raise MalformedReply("no token ids and no token bytes in the answer")
+    return completion
+
+
+def decoded(reply: Reply, url: str, *, model: str) -> Payload:
+    """The JSON object of a 200. Raises ServerRefused (and its kinds) or MalformedReply."""
+    if not 200 <= reply.status < 300:
+        raise refusal(url, reply.status, reply.body, attempts=reply.attempts, model=model)
+    try:
+        payload = orjson.loads(reply.body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedReply(f"{url} answered no JSON ({error}): {shown_body(reply.body)}") from None
+    if not isinstance(payload, dict):
+        raise MalformedReply(
+            f"{url} answered {type(payload).__name__}, not an object: {shown_body(reply.body)}"
+        )
+    return payload
+
+
+async def _served(transport: Transport) -> Served:
+    reply = await transport.send("GET", "/v1/models")
+    if reply.status in (401, 403):
+        raise refusal(f"{transport.origin}/v1/models", reply.status, reply.body, attempts=1, model="")
+    try:
+        listed = decoded(reply, f"{transport.origin}/v1/models", model="").get("data")
+        models = [common.mapping(entry, "data[]") for entry in common.entries(listed, "data")]
+        names = tuple(common.string(entry.get("id"), "data[].id") for entry in models)
+    except ProviderError as error:
+        logger.warning("no list of models: %s", error)
+        return Served()
+    if not models:
+        return Served()
+    first = models[0]
+    aliases = [alias for entry in models for alias in _texts(entry.get("aliases"))]
+    meta = first.get("meta")
+    length = first.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return Served(
+        models=names,
+        aliases=tuple(aliases),
+        owner=str(first.get("owned_by") or ""),
+        context_length=length if isinstance(length, int) else None,
+    )
+
+
+def _model_name(served: Served, model: str | None, origin: str) -> str:
+    listed = ", ".join(served.models) or "no list of models"
+    if model is None:
+        if len(served.models) == 1:
+            return served.models[0]
+        raise ModelNotFound(f"{origin} serves {listed}: name the model to use")
+    if not served.models or model in served.models or model in served.aliases:
+        return model
+    if served.owner == "llamacpp" and len(served.models) == 1:
+        logger.warning("%s serves %s whatever is asked for, not %s", origin, listed, model)
+        return served.models[0]
+    raise ModelNotFound(f"no model {model!r} at {origin}; it serves {listed}")
+
+
+def _candidates(model: str, wire: Wire | None) -> Iterator[WireFormat]:
+    """Best first; each OpenAI shape first with the parameters that vLLM and llama.cpp add, then bare."""
+    shapes: dict[Wire, tuple[WireFormat, ...]] = {
+        Wire.LLAMA_CPP: (LlamaCppFormat(model),),
+        Wire.VLLM: (VllmFormat(model),),
+        Wire.CHAT_IDS: (ChatFormat(model, Wire.CHAT_IDS),),
+        Wire.CHAT_LOGPROBS: tuple(ChatFormat(model, Wire.CHAT_LOGPROBS, extended=e) for e in (True, False)),
+        Wire.TEXT: tuple(TextFormat(model, extended=e) for e in (True, False)),
+        Wire.CHAT: tuple(ChatFormat(model, Wire.CHAT, extended=e) for e in (True, False)),
+    }
+    for name in shapes if wire is None else (wire,):
+        yield from shapes[name]
+
+
+async def _described(
+    transport: Transport, found: WireFormat, served: Served, model: str
+) -> tuple[WireFormat, Capabilities]:
+    capabilities = Capabilities(
+        wire=found.wire,
+        model=model,
+        server=served.owner or "unknown",
+        context_length=served.context_length,
+    )
+    if isinstance(found, LlamaCppFormat):
+        capabilities = replace(capabilities, server="llama.cpp", logprob_mode=LogprobMode.RAW)
+        return found, await _with_props(transport, capabilities)
+    if isinstance(found, VllmFormat):
+        mode = await _logprob_mode(transport, replace(found, alternatives=ALTERNATIVES), vllm.top_logprobs)
+        return replace(found, logprob_mode=mode), replace(capabilities, logprob_mode=mode)
+    if isinstance(found, ChatFormat) and found.wire.gives_ids:
+        wide = replace(found, alternatives=ALTERNATIVES)
+        mode = await _logprob_mode(transport, wide, chat_wire.top_logprobs)
+        return replace(found, logprob_mode=mode), replace(capabilities, logprob_mode=mode)
+    return found, capabilities
+
+
+async def _logprob_mode(
+    transport: Transport, wide: WireFormat, alternatives: Callable[[Payload], dict[str, float]]
+) -> LogprobMode:
+    """RAW where temperature leaves the alternatives of one position as they are, else PROCESSED."""
+    seen: list[dict[str, float]] = []
+    for sampling in (ONE_TOKEN, SHARP):
+        reply = await transport.send("POST", wide.path, wide.body(_probe_prompt(), sampling))
+        try:
+            seen.append(alternatives(decoded(reply, transport.origin + wide.path, model=_model_of(wide))))
+        except (MalformedReply, ServerRefused) as error:
+            logger.warning("logprob mode unknown: %s", error)
+            return LogprobMode.UNKNOWN
+    plain, sharp = seen
+    common_tokens = plain.keys() & sharp.keys()
+    if any(abs(plain[token] - sharp[token]) > SAME_LOGPROB for token in common_tokens):
+        return LogprobMode.PROCESSED
+    tells = len(common_tokens) > 1 and max(plain.values()) < -SAME_LOGPROB
+    return LogprobMode.RAW if tells else LogprobMode.UNKNOWN
+
+
+async def _with_props(transport: Transport, capabilities: Capabilities) -> Capabilities:
+    """The context of one slot and the end-of-turn id, where llama.cpp tells."""
+    props = _object(await transport.send("GET", "/props"))
+    settings = props.get("default_generation_settings")
+    length = settings.get("n_ctx") if isinstance(settings, dict) else None
+    if isinstance(length, int):
+        capabilities = replace(capabilities, context_length=length)
+    if isinstance(end := props.get("eos_token"), str) and end:
+        asked = orjson.dumps({"content": end, "parse_special": True, "add_special": False})
+        ids = _object(await transport.send("POST", "/tokenize", asked)).get("tokens")
+        if isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], int):
+            capabilities = replace(capabilities, stop_ids=(ids[0],))
+    return capabilities
+
+
+def _object(reply: Reply) -> Payload:
+    try:
+        return decoded(reply, "", model="")
+    except ProviderError:
+        return {}
+
+
+def _probe_prompt() -> Prompt:
+    prompt = Prompt([{"role": "user", "content": PROBE_TEXT}])
+    prompt.extend(np.array(PROBE_IDS, np.int32), PROBE_TEXT)
+    return prompt
+
+
+def _model_of(wire_format: WireFormat) -> str:
+    return getattr(wire_format, "model", "")
+
+
+def _texts(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

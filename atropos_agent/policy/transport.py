@@ -1,0 +1,228 @@
+"""One shared HTTP client: httpx over aiohttp's connections, with bounded retries.
+
+Knows of connections, statuses and waiting; nothing of prompts. A connect timeout means connect: waiting
+for a free connection and for the first byte never count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from atropos_agent.errors import MalformedReply, ServerUnreachable
+from atropos_agent.policy.failures import shown_body
+
+logger = logging.getLogger(__name__)
+
+RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
+FIRST_BACKOFF_S = 0.25
+LONGEST_BACKOFF_S = 8.0
+LONGEST_RETRY_AFTER_S = 60.0
+UNANSWERED_LIMIT_S = 4.5
+"""A server that has never answered is given up within this time, whatever the number of attempts."""
+CUT_ATTEMPTS = 2
+
+_EXPONENTIAL = wait_exponential_jitter(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, jitter=FIRST_BACKOFF_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One whole answer, whatever its status."""
+
+    status: int
+    body: bytes
+    attempts: int
+
+
+class _AttemptError(Exception):
+    """An attempt that may be repeated: no connection, a cut answer, or a status of `RETRIED_STATUSES`."""
+
+    def __init__(
+        self, why: str, *, cut: bool = False, reply: Reply | None = None, after_s: float = 0.0
+    ) -> None:
+        super().__init__(why)
+        self.why = why
+        self.cut = cut
+        self.reply = reply
+        self.after_s = after_s
+
+
+class Transport:
+    """Sends requests to one server. Lives in the event loop that first used it.
+
+    `origin` is scheme, host and port; `headers` go with every request.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        headers: Mapping[str, str],
+        *,
+        connect_timeout_s: float,
+        max_attempts: int,
+    ) -> None:
+        self.origin = origin
+        self._headers = dict(headers)
+        self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
+        self._connect_timeout_s = connect_timeout_s
+        self._max_attempts = max_attempts
+        self._urls: dict[str, httpx.URL] = {}
+        self._wire: httpx.AsyncBaseTransport | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._answered = False
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_AttemptError),
+            stop=self._gives_up,
+            wait=_backoff,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+
+    async def send(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """The answer to one request, retried as needed; an error status is returned, not raised.
+
+        Raises ServerUnreachable, MalformedReply (the answer was cut), RuntimeError (another event loop).
+        """
+        self._open()
+        started = time.monotonic()
+        attempts = 0
+
+        async def attempt() -> Reply:
+            nonlocal attempts
+            attempts += 1
+            return await self._attempt(method, path, body, headers, attempts)
+
+        try:
+            return await self._retrying(attempt)
+        except _AttemptError as failure:
+            if failure.reply is not None:
+                return failure.reply
+            url, spent_s = self.origin + path, time.monotonic() - started
+            tried = f"{attempts} attempt{'s' if attempts > 1 else ''}, {spent_s:.1f} s"
+            if failure.cut:
+                raise MalformedReply(f"{url} cut its answer: {failure.why} ({tried})") from failure
+            raise ServerUnreachable(f"cannot reach {url}: {failure.why} ({tried})") from failure
+
+    async def aclose(self) -> None:
+        """Close all connections. Idempotent."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.aclose()
+
+    def _open(self) -> httpx.AsyncBaseTransport:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                f"the policy for {self.origin} belongs to another event loop; build one policy per loop"
+            )
+        if self._wire is None:
+            secure = self.origin.startswith("https:")
+            verify = httpx.create_ssl_context() if secure else False
+            self._wire = AiohttpTransport(verify=verify, client=partial(_session, verify))
+        return self._wire
+
+    async def _attempt(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, attempts: int
+    ) -> Reply:
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = httpx.URL(self.origin + path)
+        request = httpx.Request(
+            method,
+            url,
+            headers={**self._headers, **headers} if headers else self._headers,
+            content=body,
+            extensions={"timeout": self._timeout},
+        )
+        response: httpx.Response | None = None
+        try:
+            response = await self._open().handle_async_request(request)
+            content = await response.aread()
+        except httpx.TransportError as error:
+            raise _classified(error, self._connect_timeout_s, answering=response is not None) from error
+        finally:
+            if response is not None:
+                await response.aclose()
+        self._answered = True
+        reply = Reply(response.status_code, content, attempts)
+        if response.status_code in RETRIED_STATUSES:
+            why = f"status {response.status_code}: {shown_body(content)}"
+            raise _AttemptError(why, reply=reply, after_s=_retry_after_s(response.headers.get("retry-after")))
+        return reply
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        failure = _failure(state)
+        if state.attempt_number >= (CUT_ATTEMPTS if failure.cut else self._max_attempts):
+            return True
+        if self._answered or failure.reply is not None:
+            return False
+        next_end_s = (state.seconds_since_start or 0.0) + _backoff(state) + self._connect_timeout_s
+        return next_end_s > UNANSWERED_LIMIT_S
+
+    def _log_retry(self, state: RetryCallState) -> None:
+        logger.warning(
+            "%s: %s; attempt %d of %d in %.1f s",
+            self.origin,
+            _failure(state).why,
+            state.attempt_number + 1,
+            self._max_attempts,
+            state.upcoming_sleep,
+        )
+
+
+def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    """No limit on connections (the policy has its own), no proxy from the environment, no cookies."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, ssl=verify),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
+def _failure(state: RetryCallState) -> _AttemptError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    if not isinstance(error, _AttemptError):
+        raise TypeError(f"retried for {error!r}")
+    return error
+
+
+def _backoff(state: RetryCallState) -> float:
+    """Exponential with jitter, or what Retry-After says where that is longer."""
+    return max(float(_EXPONENTIAL(state)), _failure(state).after_s)
+
+
+def _retry_after_s(header: str | None) -> float:
+    """Seconds a server asks us to wait; 0 where it says nothing we read."""
+    try:
+        return min(max(float(header or 0.0), 0.0), LONGEST_RETRY_AFTER_S)
+    except ValueError:
+        return 0.0
+
+
+def _classified(error: httpx.TransportError, connect_timeout_s: float, *, answering: bool) -> _AttemptError:
+    """The retry for a broken exchange, in words that are never empty."""
+    cause = error.__cause__ or error
+    if answering or isinstance(cause, aiohttp.ClientPayloadError):
+        return _AttemptError(str(cause) or type(cause).__name__, cut=True)
+    if isinstance(cause, aiohttp.ServerTimeoutError):
+        return _AttemptError(f"no connection within {connect_timeout_s:g} s")
+    if isinstance(cause, aiohttp.ServerDisconnectedError):
+        return _AttemptError("the server closed the connection before answering")
+    if isinstance(cause, aiohttp.ClientConnectorError) and (cause.errno or 0) > 0:
+        return _AttemptError(os.strerror(cause.errno or 0))
+    return _AttemptError(str(cause) or type(cause).__name__)

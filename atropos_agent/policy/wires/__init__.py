@@ -1,0 +1,9 @@
+"""Request and answer shapes of inference servers. Pure: bytes out, a decoded JSON object in."""
+
+from atropos_agent.policy.wires.chat import ChatFormat
+from atropos_agent.policy.wires.common import Asked, WireFormat
+from atropos_agent.policy.wires.llama_cpp import LlamaCppFormat
+from atropos_agent.policy.wires.text import TextFormat
+from atropos_agent.policy.wires.vllm import VllmFormat
+
+__all__ = ["Asked", "ChatFormat", "LlamaCppFormat", "TextFormat", "VllmFormat", "WireFormat"]

@@ -1,0 +1,178 @@
+"""What every wire shares: neutral sampling, and the checks of what a server says. Nothing is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from atropos_agent.errors import MalformedReply
+from atropos_agent.policy.protocol import Prompt, Wire
+from atropos_agent.trajectory import Completion, FinishReason, Logprobs, SamplingParams, Timings, TokenIds
+
+Payload: TypeAlias = Mapping[str, object]
+
+LOWEST_LOGPROB = -9999.0
+"""vLLM writes this, llama.cpp a still lower number, where a probability is zero."""
+ROUNDING = 1e-4
+"""A log-softmax in float32 may come out this far above zero."""
+
+FINISH_REASONS = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "word": FinishReason.STOP}
+FINISH_REASONS |= {"length": FinishReason.LENGTH, "limit": FinishReason.LENGTH}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reply answers: ids sent (0 where the server renders the prompt), sampling, and its cost."""
+
+    prompt_tokens: int = 0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    timings: Timings = field(default_factory=Timings)
+
+
+class WireFormat(Protocol):
+    """One request shape."""
+
+    @property
+    def wire(self) -> Wire:
+        """Which one."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where it is posted, from the server's root."""
+        ...
+
+    def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
+        """The request as JSON, always with n = 1 and without stop strings."""
+        ...
+
+    def read(self, payload: Payload, asked: Asked) -> Completion:
+        """The completion in a decoded answer. Raises MalformedReply naming what is wrong and where."""
+        ...
+
+
+def openai_sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
+    """Sampling parameters in OpenAI's words; `extended` adds those that vLLM and llama.cpp know."""
+    asked: dict[str, object] = {
+        "n": 1,
+        "stream": False,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+    if sampling.seed is not None:
+        asked["seed"] = sampling.seed
+    if extended:
+        asked["top_k"] = sampling.top_k if sampling.top_k > 0 else -1
+        asked["min_p"] = sampling.min_p
+        asked["repetition_penalty"] = 1.0
+        asked["min_tokens"] = 0
+    return asked
+
+
+def mapping(value: object, where: str) -> Payload:
+    """`value` as a JSON object."""
+    if not isinstance(value, dict):
+        raise MalformedReply(f"{where} is {_shown(value)}, not an object")
+    return value
+
+
+def string(value: object, where: str) -> str:
+    """`value` as a text."""
+    if not isinstance(value, str):
+        raise MalformedReply(f"{where} is {_shown(value)}, not a text")
+    return value
+
+
+def entries(value: object, where: str) -> list[Payload]:
+    """`value` as a list; its elements are read where they are used."""
+    if not isinstance(value, list):
+        raise MalformedReply(f"{where} is {_shown(value)}, not a list")
+    return value
+
+
+def first_choice(payload: Payload) -> Payload:
+    """`choices[0]` of an OpenAI answer."""
+    choices = entries(payload.get("choices"), "choices")
+    if not choices:
+        raise MalformedReply("choices is empty: the server returned no completion")
+    return mapping(choices[0], "choices[0]")
+
+
+def finish_reason(value: object, where: str) -> FinishReason:
+    """The finish reason; a text we do not know is OTHER."""
+    return FINISH_REASONS.get(string(value, where), FinishReason.OTHER)
+
+
+def token_ids(value: object, where: str) -> TokenIds:
+    """`value`, a list of non-negative integers, as int32[n]."""
+    listed = entries(value, where)
+    if not listed:
+        return np.empty(0, np.int32)
+    try:
+        ids = np.array(listed)
+    except ValueError:
+        raise MalformedReply(f"{where} is not a flat list of integers") from None
+    if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
+        raise MalformedReply(f"{where} holds something that is not a token id: {_shown(value)}")
+    return ids.astype(np.int32)
+
+
+def logprobs(value: list[object], where: str) -> Logprobs:
+    """`value`, a list of finite numbers in (-9999, 0], as float32[n]."""
+    if not value:
+        return np.empty(0, np.float32)
+    try:
+        numbers = np.array(value, np.float32)
+    except (TypeError, ValueError):
+        raise MalformedReply(f"{where} holds something that is not a number: {_shown(value)}") from None
+    if numbers.ndim != 1:
+        raise MalformedReply(f"{where} is not a flat list of numbers")
+    if not (numbers.min() > LOWEST_LOGPROB and numbers.max() <= ROUNDING):
+        wrong = ~((numbers > LOWEST_LOGPROB) & (numbers <= ROUNDING))
+        at = int(np.flatnonzero(wrong)[0])
+        raise MalformedReply(f"{where}[{at}] is {_shown(value[at])}: not a logprob of a sampled token")
+    return numbers
+
+
+def require_count(found: int, expected: int, found_name: str, expected_name: str) -> None:
+    """Raise MalformedReply unless both counts agree."""
+    if found != expected:
+        raise MalformedReply(f"{found} {found_name} for {expected} {expected_name}")
+
+
+def usage_counts(
+    payload: Payload, *, prompt: int | None, completion: int | None
+) -> tuple[int | None, int | None]:
+    """`usage.prompt_tokens` and `usage.completion_tokens`, checked against the ids where those are known.
+
+    Catches truncation by the server, an added BOS, and dropped tokens.
+    """
+    usage = payload.get("usage")
+    if usage is None:
+        return None, None
+    counts = mapping(usage, "usage")
+    return (
+        checked_count(counts.get("prompt_tokens"), prompt, "usage.prompt_tokens", "prompt ids"),
+        checked_count(counts.get("completion_tokens"), completion, "usage.completion_tokens", "sampled ids"),
+    )
+
+
+def checked_count(value: object, expected: int | None, where: str, what: str) -> int | None:
+    """`value` as a count or None; raises MalformedReply if it is neither or not `expected` (where known)."""
+    if value is None:
+        return None
+    if not isinstance(value, int):
+        raise MalformedReply(f"{where} is {_shown(value)}, not a count")
+    if expected is not None and value != expected:
+        raise MalformedReply(f"{where} is {value} for {expected} {what}")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,153 @@
+"""llama.cpp's native `/completion`: ids in, every sampled id out.
+
+Its OpenAI shape loses sampled tokens that end inside an incomplete UTF-8 sequence; here `tokens` has them
+all, and only their entry in `completion_probabilities` is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from atropos_agent.errors import MalformedReply
+from atropos_agent.policy.protocol import Prompt, Wire
+from atropos_agent.policy.wires import common
+from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.trajectory import (
+    Completion,
+    LogprobMode,
+    LogprobProvenance,
+    Logprobs,
+    Provenance,
+    SamplingParams,
+    TokenIds,
+)
+
+SEED_LIMIT = 2**32 - 1
+"""Seeds are unsigned 32-bit; the highest one means random."""
+ANSWER_FIELDS = (
+    "content",
+    "tokens",
+    "completion_probabilities",
+    "tokens_evaluated",
+    "tokens_predicted",
+    "stop_type",
+    "truncated",
+    "model",
+)
+NEUTRAL = orjson.dumps(
+    {
+        "typical_p": 1.0,
+        "top_n_sigma": -1.0,
+        "xtc_probability": 0.0,
+        "dry_multiplier": 0.0,
+        "dynatemp_range": 0.0,
+        "mirostat": 0,
+        "adaptive_target": -1.0,
+        "repeat_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "logit_bias": [],
+        "ignore_eos": False,
+        "stop": [],
+        "stream": False,
+        "cache_prompt": True,
+        "return_tokens": True,
+        "n_probs": 1,
+        "post_sampling_probs": False,
+        "response_fields": ANSWER_FIELDS,
+    }
+)[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppFormat:
+    """`POST /completion` with `return_tokens` and `n_probs`."""
+
+    model: str
+    wire = Wire.LLAMA_CPP
+    path = "/completion"
+
+    def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
+        """The request; the ids go in as they are already encoded."""
+        asked: dict[str, object] = {
+            "model": self.model,
+            "n_predict": -1 if sampling.max_tokens is None else sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+        }
+        if sampling.seed is not None:
+            asked["seed"] = sampling.seed % SEED_LIMIT
+        return b'{"prompt":[%b],%b,%b' % (prompt.encoded_ids, orjson.dumps(asked)[1:-1], NEUTRAL)
+
+    def read(self, payload: Payload, asked: Asked) -> Completion:
+        """The completion; `notes` says `context_full` where the context ended it."""
+        ids = common.token_ids(payload.get("tokens"), "tokens")
+        probabilities = common.entries(
+            payload.get("completion_probabilities", []), "completion_probabilities"
+        )
+        predicted = common.checked_count(
+            payload.get("tokens_predicted"), len(ids), "tokens_predicted", "sampled ids"
+        )
+        evaluated = common.checked_count(
+            payload.get("tokens_evaluated"), asked.prompt_tokens, "tokens_evaluated", "prompt ids"
+        )
+        model = payload.get("model")
+        return Completion(
+            text=common.string(payload.get("content"), "content"),
+            token_ids=ids,
+            logprobs=_aligned(ids, probabilities),
+            finish_reason=common.finish_reason(payload.get("stop_type"), "stop_type"),
+            provenance=Provenance.SAMPLED,
+            logprob_provenance=LogprobProvenance.SAMPLED,
+            logprob_mode=LogprobMode.RAW,
+            usage_prompt_tokens=evaluated,
+            usage_completion_tokens=predicted,
+            sampling=asked.sampling,
+            timings=asked.timings,
+            model=model if isinstance(model, str) else self.model,
+            notes=("context_full",) if payload.get("truncated") is True else (),
+        )
+
+
+def _aligned(ids: TokenIds, probabilities: list[Payload]) -> Logprobs:
+    """The logprob of each id, float32[n]; NaN where no entry certainly belongs to it.
+
+    Entries are a subsequence of the ids. An entry's place is certain where the leftmost and the rightmost
+    way to match all entries agree; they differ only inside a run of equal ids.
+    """
+    try:
+        named = [entry["id"] for entry in probabilities]
+        listed = [entry["logprob"] for entry in probabilities]
+    except (KeyError, TypeError):
+        raise MalformedReply("completion_probabilities has an entry without id or logprob") from None
+    given = common.logprobs(listed, "completion_probabilities.logprob")
+    sampled: list[int] = ids.tolist()
+    if named == sampled:
+        return given
+    if len(named) > len(sampled):
+        raise MalformedReply(f"{len(named)} probability entries for {len(sampled)} sampled ids")
+    first = _leftmost(sampled, named)
+    last = [len(sampled) - 1 - i for i in reversed(_leftmost(sampled[::-1], named[::-1]))]
+    aligned = np.full(len(sampled), np.nan, np.float32)
+    for entry, (low, high) in enumerate(zip(first, last, strict=True)):
+        if low == high:
+            aligned[low] = given[entry]
+    return aligned
+
+
+def _leftmost(sampled: list[int], named: list[object]) -> list[int]:
+    places: list[int] = []
+    at = 0
+    for entry, name in enumerate(named):
+        while at < len(sampled) and sampled[at] != name:
+            at += 1
+        if at == len(sampled):
+            raise MalformedReply(f"completion_probabilities[{entry}] is for id {name!r}, not sampled there")
+        places.append(at)
+        at += 1
+    return places
