@@ -49,7 +49,8 @@ def parse(text: str, *, inside_reasoning: bool = False, truncated: bool = False)
     """Read one completion. Never raises, whatever the text.
 
     `inside_reasoning`: the generation prompt left a reasoning block open. `truncated`: the completion was
-    cut by a limit, so a tag that has only begun at the end is an unclosed call too.
+    cut by a limit, so a tag that has only begun at the end is an unclosed call too, and reasoning that is
+    still open is no error.
     """
     scan = _Scan(text, truncated)
     scan.run(inside_reasoning)
@@ -336,10 +337,11 @@ class _Scan:
                 self._report(ParseErrorKind.INSIDE_REASONING, detail, (block.start, block.end))
             at = block.end
         self.reasoning.append(self.text[body:closed].strip())
-        if closed == size:
+        if closed < size:
+            return closed + len(_END_THINK)
+        if not self.truncated:
             self._report(ParseErrorKind.UNCLOSED_REASONING, "the reasoning was never closed", (start, size))
-            return size
-        return closed + len(_END_THINK)
+        return size
 
     def _read_block(self, opening: _Tag, limit: int) -> _Block:
         """The block that begins with `opening`. Nothing is recorded."""

@@ -86,6 +86,10 @@ def test_unclosed_reasoning_is_reported(text: str):
     assert set(kinds(parsed)) == {ParseErrorKind.INSIDE_REASONING, ParseErrorKind.UNCLOSED_REASONING}
 
 
+def test_reasoning_that_a_limit_cut_is_no_error():
+    assert parse("<think>so", truncated=True) == ParsedCompletion("so", "", (), ())
+
+
 @pytest.mark.parametrize(
     "text", [LS[:-12], LS[:-1], LS[:-6], LS[:40], "ok <tool_call>", "ok <tool_call", f"{OPEN_TAG}{LS[:-12]}"]
 )
