@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -423,7 +423,7 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
 
 
-class ScoredDataGroup(TypedDict, total=False):
+class ScoredDataGroup(TypedDict):
     """Exactly atroposlib's keys; every list has one entry per rollout. `inference_logprobs` is absent
     where any trained token lacks a logprob."""
 
@@ -434,7 +434,7 @@ class ScoredDataGroup(TypedDict, total=False):
     ref_logprobs: list[list[float]] | None
     messages: list[list[Message]] | None
     generation_params: dict[str, Json] | None
-    inference_logprobs: list[list[float]]
+    inference_logprobs: NotRequired[list[list[float]]]
     group_overrides: dict[str, Json] | None
     overrides: list[dict[str, Json]] | None
     images: list[Json] | None

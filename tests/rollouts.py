@@ -1,0 +1,181 @@
+"""Rollouts made by hypothesis: every field filled, shapes as the tracker makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from atropos_agent.trajectory import (
+    AgentResult,
+    AgentStep,
+    Completion,
+    FinishReason,
+    Json,
+    LogprobMode,
+    LogprobProvenance,
+    Message,
+    ParseError,
+    ParseErrorKind,
+    Provenance,
+    Rollout,
+    SamplingParams,
+    SequenceData,
+    StepSpan,
+    StopReason,
+    Timings,
+    ToolCall,
+    ToolResult,
+)
+
+ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+COUNT = st.integers(0, 2**40)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+LOGPROB = st.floats(width=32, allow_infinity=False, max_value=0.0) | st.just(float("nan"))
+TOKEN = st.integers(0, 2**31 - 1)
+JSON: st.SearchStrategy[Json] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | FLOAT | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+OBJECT = st.dictionaries(TEXT, JSON, max_size=3)
+SPAN = st.tuples(st.integers(0, 999), st.integers(0, 999))
+CALLS = st.builds(ToolCall, TEXT, OBJECT, TEXT, TEXT, SPAN)
+RESULTS = st.builds(ToolResult, st.booleans(), TEXT, TEXT, OBJECT, st.none() | TEXT, OBJECT)
+PARSE_ERRORS = st.builds(ParseError, st.sampled_from(ParseErrorKind), TEXT, SPAN)
+SAMPLING = st.builds(SamplingParams, FLOAT, FLOAT, COUNT, FLOAT, st.none() | COUNT, st.none() | COUNT)
+TIMINGS = st.builds(Timings, FLOAT, FLOAT, COUNT)
+PROVENANCES = st.tuples(
+    st.sampled_from(Provenance), st.sampled_from(LogprobProvenance), st.sampled_from(LogprobMode)
+)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> SequenceData:
+    """A prompt and up to three sampled spans with observations between them."""
+    ids: list[int] = draw(st.lists(TOKEN, max_size=4))
+    mask, logprobs, spans = [False] * len(ids), [float("nan")] * len(ids), list[StepSpan]()
+    for number in range(1, draw(st.integers(0, 3)) + 1):
+        sampled = draw(st.lists(st.tuples(TOKEN, LOGPROB), max_size=5))
+        observed = draw(st.lists(TOKEN, max_size=3))
+        start = len(ids)
+        spans.append(StepSpan(number, start, start + len(sampled), *draw(PROVENANCES)))
+        ids += [token for token, _ in sampled] + observed
+        mask += [True] * len(sampled) + [False] * len(observed)
+        logprobs += [value for _, value in sampled] + [float("nan")] * len(observed)
+    return SequenceData(
+        np.array(ids, np.int32), np.array(mask, np.bool_), np.array(logprobs, np.float32), tuple(spans)
+    )
+
+
+@st.composite
+def completions(draw: st.DrawFn, text: str, sequence: SequenceData, span: StepSpan) -> Completion:
+    """A completion whose ids are those of its span, others, bytes, or none."""
+    ids, token_bytes, values, prompt = None, None, None, None
+    match draw(st.sampled_from(["span", "other", "bytes", "none"])):
+        case "span":
+            ids, values = sequence.token_ids[span.start : span.end], sequence.logprobs[span.start : span.end]
+            prompt = sequence.token_ids[: span.start]
+        case "other":
+            pairs = draw(st.lists(st.tuples(TOKEN, LOGPROB), max_size=4))
+            ids = np.array([token for token, _ in pairs], np.int32)
+            values = np.array([value for _, value in pairs], np.float32)
+            prompt = np.array(draw(st.lists(TOKEN, max_size=4)), np.int32)
+        case "bytes":
+            token_bytes = tuple(draw(st.lists(st.binary(max_size=3), max_size=3)))
+    provenance, logprob_provenance, mode = draw(PROVENANCES)
+    return Completion(
+        text=draw(st.just(text) | TEXT),
+        token_ids=ids,
+        token_bytes=token_bytes,
+        logprobs=values,
+        finish_reason=draw(st.sampled_from(FinishReason)),
+        provenance=provenance,
+        logprob_provenance=logprob_provenance,
+        logprob_mode=mode,
+        prompt_token_ids=draw(st.sampled_from([prompt, None])),
+        usage_prompt_tokens=draw(st.none() | COUNT),
+        usage_completion_tokens=draw(st.none() | COUNT),
+        sampling=draw(SAMPLING),
+        timings=draw(TIMINGS),
+        model=draw(TEXT),
+        weight_version=draw(st.none() | TEXT),
+        notes=tuple(draw(st.lists(TEXT, max_size=2))),
+    )
+
+
+@st.composite
+def steps(draw: st.DrawFn, sequence_index: int, sequence: SequenceData, span: StepSpan) -> AgentStep:
+    """One step of `sequence`; now and then one that nothing tracks."""
+    text = draw(TEXT)
+    tracked = draw(st.booleans())
+    return AgentStep(
+        step_number=span.step_number,
+        assistant_message=text,
+        completion=draw(completions(text, sequence, span)),
+        tool_calls=tuple(draw(st.lists(CALLS, max_size=2))),
+        tool_results=tuple(draw(st.lists(RESULTS, max_size=2))),
+        parse_errors=tuple(draw(st.lists(PARSE_ERRORS, max_size=2))),
+        observation=draw(TEXT),
+        sequence_index=sequence_index if tracked else None,
+        span=span if tracked else None,
+    )
+
+
+@st.composite
+def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
+    """Any rollout, scored or failed, tracked or not."""
+    held = draw(st.lists(sequences(), max_size=2))
+    system: Message = {"role": "system", "content": draw(TEXT)}
+    user: Message = {"role": "user", "content": draw(TEXT)}
+    result = AgentResult(
+        success=draw(st.booleans()),
+        final_response=draw(TEXT),
+        stop_reason=draw(st.sampled_from(StopReason)),
+        steps=tuple(
+            draw(steps(index, sequence, span))
+            for index, sequence in enumerate(held)
+            for span in sequence.spans
+        ),
+        sequences=tuple(held),
+        prompt_messages=(system, user),
+        total_tokens=draw(COUNT),
+        error=draw(st.none() | TEXT),
+        error_type=draw(st.none() | TEXT),
+        metadata=draw(OBJECT),
+    )
+    return Rollout(
+        id=draw(TEXT),
+        item_id=draw(TEXT) if item_id is None else item_id,
+        index=draw(COUNT),
+        result=result,
+        score=draw(st.none() | FLOAT),
+        parts=draw(st.dictionaries(TEXT, FLOAT, max_size=2)),
+        metadata=draw(OBJECT),
+        isolation=draw(OBJECT),
+        started_at=draw(FLOAT),
+        duration_s=draw(FLOAT),
+        attempts=draw(COUNT),
+    )
+
+
+def plain(value: object) -> object:
+    """Nested plain data that compares by content: arrays with their dtype, NaN as a name."""
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), [plain(item) for item in value.tolist()])
+    if isinstance(value, float) and np.isnan(value):
+        return "nan"
+    if isinstance(value, StrEnum):
+        return repr(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return (type(value).__name__, fields)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, [plain(item) for item in value])
+    return (type(value).__name__, value)
