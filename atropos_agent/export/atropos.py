@@ -104,10 +104,8 @@ def _is_tracked(rollout: Rollout) -> bool:
 
 
 def _score(rollout: Rollout) -> float:
-    if rollout.score is None or not math.isfinite(rollout.score):
-        raise RecordError(
-            f"rollout {rollout.id!r} has score {rollout.score}; a trainer needs a finite number"
-        )
+    if rollout.score is None or not abs(rollout.score) <= LARGEST_SCORE:
+        raise RecordError(f"rollout {rollout.id!r} has score {rollout.score}; it must be finite as float32")
     return float(rollout.score)
 
 
@@ -254,10 +252,9 @@ def check_group(group: ScoredDataGroup) -> None:
         raise RecordError(f"`scores` holds a number that is not finite: {group['scores']}")
     for row, (ids, masks) in enumerate(zip(tokens, group["masks"], strict=True)):
         _require_row("masks", row, len(masks), len(ids))
-        if any(mask not in (IGNORED_TOKEN, token) for token, mask in zip(ids, masks, strict=True)):
-            raise RecordError(
-                f"`masks[{row}]` holds something other than {IGNORED_TOKEN} or the token itself"
-            )
+        held = np.array(masks, dtype=np.int64)
+        if not ((held == IGNORED_TOKEN) | (held == np.array(ids, dtype=np.int64))).all():
+            raise RecordError(f"`masks[{row}]` holds neither {IGNORED_TOKEN} nor the token itself")
     _check_numbers("advantages", group.get("advantages"), tokens)
     _check_numbers("inference_logprobs", group.get("inference_logprobs"), tokens)
 
