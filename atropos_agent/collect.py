@@ -6,13 +6,15 @@ Knows nothing of agents, HTTP or sandboxes: a rollout is a coroutine of the envi
 from __future__ import annotations
 
 import asyncio
+import platform
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Generic, TypeVar
 
-from atropos_agent.config import CollectConfig
+from atropos_agent.config import CollectConfig, RunConfig
 from atropos_agent.environment import AgentEnv, Item
 from atropos_agent.errors import ProviderError, RecordError
 from atropos_agent.rundir import RunDir
@@ -118,6 +120,14 @@ class Collector(Generic[ItemT]):
         self.env, self.log, self.config = env, log, config
         self.progress = Progress(config.groups)
         self._failed_in_a_row = 0
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def _write(self, write: Callable[..., None], *arguments: object) -> None:
+        """Write in a thread; a cancel leaves the write running, and `run` waits for it."""
+        task = asyncio.create_task(asyncio.to_thread(write, *arguments))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
 
     async def run(self) -> Progress:
         """Collect until done. Raises ProviderError after several groups in a row failed for the server's
@@ -132,6 +142,9 @@ class Collector(Generic[ItemT]):
                     task.add_done_callback(lambda _: width.release())
         except* Exception as failures:
             raise _first(failures) from None
+        finally:
+            if self._writes:
+                await asyncio.wait(self._writes)
         return self.progress
 
     async def _items(self) -> AsyncIterator[tuple[ItemT, int]]:
@@ -158,14 +171,14 @@ class Collector(Generic[ItemT]):
         async def keep(rollout: Rollout) -> None:
             self.progress.count(rollout)
             if rollout.score is not None:
-                await asyncio.to_thread(self.log.add_rollout, item.id, repetition, rollout)
+                await self._write(self.log.add_rollout, item.id, repetition, rollout)
 
         group = await self.env.collect_group(item, repetition=repetition, known=known, on_rollout=keep)
         if self.env.is_complete(group):
             await self._deliver(group)
         else:
             self._fail(group)
-        await asyncio.to_thread(self.log.add_metrics, self.progress.metrics())
+        await self._write(self.log.add_metrics, self.progress.metrics())
 
     async def _deliver(self, group: RolloutGroup) -> None:
         scores = {rollout.score for rollout in group.rollouts if rollout.score is not None}
@@ -176,7 +189,7 @@ class Collector(Generic[ItemT]):
             logger.warning("group %s cannot be delivered: %s", group.item_id, error)
             self.progress.errors[type(error).__name__] += 1
             scored, dropped = None, type(error).__name__
-        await asyncio.to_thread(self.log.add_group, group, scored, dropped)
+        await self._write(self.log.add_group, group, scored, dropped)
         self.progress.groups_done += 1
         self.progress.groups_mixed += len(scores) > 1
         self._failed_in_a_row = 0
@@ -191,6 +204,23 @@ class Collector(Generic[ItemT]):
                 f"{self._failed_in_a_row} groups in a row failed, the last with "
                 f"{failed[0].error_type}: {failed[0].error}"
             )
+
+
+def manifest(config: RunConfig, model: str) -> dict[str, Json]:
+    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match."""
+    resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
+    identity = {
+        "environment": config.environment,
+        "env": resolved["env"],
+        "agent": resolved["agent"],
+        "model": model,
+        "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},
+    }
+    versions: dict[str, Json] = {
+        "atropos-agent": version("atropos-agent"),
+        "python": platform.python_version(),
+    }
+    return {"config": resolved, "identity": identity, "versions": versions}
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:

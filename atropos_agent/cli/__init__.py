@@ -1,1 +1,47 @@
-"""The command line."""
+"""The command line: atropos-agent."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from dotenv import find_dotenv, load_dotenv
+
+from atropos_agent.cli import collect as collecting
+from atropos_agent.cli import run as running
+from atropos_agent.cli.console import out
+from atropos_agent.cli.inspect import env_app, tools_app
+
+app = typer.Typer(
+    name="atropos-agent",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Collect RL trajectories of tool-using language models: exact tokens, real sandboxes, groups.",
+)
+_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command("collect", epilog=collecting.EPILOG, context_settings=_OVERRIDES)(collecting.collect)
+app.command("run", epilog=running.EPILOG, context_settings=_OVERRIDES)(running.run)
+app.add_typer(env_app, name="env")
+app.add_typer(tools_app, name="tools")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"atropos-agent {version('atropos-agent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    load_dotenv(find_dotenv(usecwd=True))
+
+
+def main() -> None:
+    """Entry point of the `atropos-agent` script."""
+    app()

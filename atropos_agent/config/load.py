@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,19 +37,26 @@ SERVER_VARIABLES: Mapping[str, str] = {
 
 
 def load_run_config(
-    path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    *,
+    defaults: Mapping[str, JsonValue] | None = None,
 ) -> RunConfig:
-    """Read a YAML file, apply the environment and overrides such as `--env.group_size=4`.
+    """Read a YAML file (or take `defaults`), apply the environment and overrides (`--env.group_size=4`).
 
     Raises ConfigError naming the file or flag, the dotted location, what is allowed there, and the nearest
     known key.
     """
-    tree = _read_yaml(path)
+    tree = _read_yaml(path) if path is not None else deepcopy(dict(defaults or {}))
     given = [_parse_override(override) for override in overrides]
+    policy = next((value for keys, value in given if keys == ["policy"]), None)
+    if policy is not None:
+        tree["policy"] = policy
     _apply_environment(tree, os.environ if environ is None else environ)
     for keys, value in given:
         _put(tree, keys, value)
-    return validate(RunConfig, tree, source=str(path))
+    return validate(RunConfig, tree, source=str(path or "the command line"))
 
 
 def validate(model: type[Model], tree: Mapping[str, JsonValue], *, source: str, prefix: str = "") -> Model:

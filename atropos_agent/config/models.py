@@ -53,8 +53,6 @@ class AgentConfig(BaseModel):
     tool_delay_s: float = Field(default=0.0, ge=0)
     max_repairs: int = Field(default=3, ge=0)
     """Steps without any valid call that are answered with an error instead of ending the rollout."""
-    max_observation_chars: int = Field(default=16_000, ge=200)
-    """Each result keeps head and tail within this."""
     system_prompt: str | None = None
     """None is the built-in prompt with the tools; a text replaces it whole."""
 
@@ -108,6 +106,8 @@ class EnvConfig(BaseModel):
     min_group_size: int | None = Field(default=None, gt=0)
     """Deliver a group with at least this many scored rollouts; None is all of them."""
     tools: tuple[str, ...] = ("terminal",)
+    max_observation_chars: int = Field(default=16_000, ge=200)
+    """What one call may tell the policy; head and tail are kept."""
     infrastructure_retries: int = Field(default=2, ge=0)
     on_branch: Literal["refuse", "last", "drop"] = "refuse"
     truncated: Literal["mask", "score", "drop"] = "mask"

@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -122,6 +122,10 @@ class AgentEnv(ABC, Generic[ItemT]):
         found = self._pool.isolation
         return {"backend": found.backend, "unsafe": found.unsafe, "limits": dict(found.limits)}
 
+    def sandbox(self) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh sandbox for the length of a block; waits where all slots are in use."""
+        return self._pool.acquire()
+
     async def setup(self) -> None:
         """Prepare data; called once, before the first item."""
         return
@@ -140,7 +144,7 @@ class AgentEnv(ABC, Generic[ItemT]):
 
     def build_tools(self) -> ToolRegistry:
         """The tools of every rollout; by default those that `config.tools` names."""
-        registry = ToolRegistry()
+        registry = ToolRegistry(max_observation_chars=self.config.max_observation_chars)
         for name in self.config.tools:
             registry.register(load("tools", name)())
         return registry

@@ -1,0 +1,149 @@
+"""`collect`: a config becomes a run directory of scored groups, watched, stopped and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from atropos_agent.cli.console import INTERRUPTED, WRONG_INPUT, exits, fail, out, warn
+from atropos_agent.cli.progress import duration, shown
+from atropos_agent.collect import Collector, Progress, manifest
+from atropos_agent.config import RunConfig, load_run_config
+from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.policy.protocol import Capabilities
+from atropos_agent.rundir import RunDir, read_manifest
+from atropos_agent.sinks.report import write_report
+from atropos_agent.trajectory import LogprobMode
+
+EPILOG = """Examples:
+
+atropos-agent collect configs/terminal_tasks/quickstart.yaml
+
+atropos-agent collect my.yaml --env.group_size=4 --collect.groups=100 --policy.base_url=http://127.0.0.1:8000/v1
+
+atropos-agent collect --resume runs/quickstart
+"""
+
+
+def collect(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(help="A YAML file; see configs/.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+) -> None:
+    """Collect scored groups of rollouts into a run directory.
+
+    Any key of the config can be set on the command line: --section.key=value.
+    """
+    with exits():
+        if (config is None) == (resume is None):
+            fail("give either a config or --resume RUN_DIRECTORY", WRONG_INPUT)
+        if resume is not None:
+            recorded = read_manifest(resume)
+            run, path = load_run_config(None, context.args, defaults=recorded["config"]), resume
+        else:
+            assert config is not None
+            run = load_run_config(config, context.args)
+            path = _free(run.collect.runs_dir / run.name)
+        code = asyncio.run(_collect(run, path, resumed=resume is not None))
+    raise typer.Exit(code)
+
+
+async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        async with open_environment(config) as env:
+            capabilities = await env.policy.probe()
+            _warn_of_inexact(env, capabilities)
+            record = manifest(config, capabilities.model)
+            with RunDir.open(path, record) if resumed else RunDir.create(path, record) as log:
+                collector = Collector(env, log, config.collect)
+                finished = await _until_done(collector, path, env)
+            return 0 if finished else INTERRUPTED
+    except asyncio.CancelledError:
+        out.print("stopped before anything was collected")
+        return INTERRUPTED
+
+
+async def _until_done(collector: Collector, path: Path, env: AgentEnv[Any]) -> bool:
+    """Collect, then report, also after an error or an interrupt. False after an interrupt."""
+    finished = True
+    try:
+        async with shown(collector.progress, env.sandbox_config.slots):
+            await collector.run()
+    except asyncio.CancelledError:
+        finished = False
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+    finally:
+        decode = None if env.renderer is None else env.renderer.pieces
+        report = await asyncio.to_thread(write_report, path, decode=decode)
+        _summarise(collector.progress, path, report)
+        if not finished or collector.progress.groups_failed:
+            out.print(f"go on with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
+    return finished
+
+
+def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:
+    """Say what a trainer must know before the tokens are spent."""
+    wire, mode, agent = capabilities.wire, capabilities.logprob_mode, env.agent_config
+    neutral = agent.temperature == 1.0 and agent.top_p == 1.0 and not agent.top_k and not agent.min_p
+    if not wire.gives_ids:
+        warn(f"{capabilities.server} gives no token ids: tokens will be retokenized and have no logprobs")
+    elif not wire.takes_ids:
+        warn(f"{capabilities.server} renders the prompts itself: their ids are what it says")
+    if wire.gives_ids and mode is LogprobMode.RAW and not neutral:
+        warn("logprobs are the model's own, not those of the sampling distribution: exporters leave them out")
+    if wire.gives_ids and mode is LogprobMode.UNKNOWN:
+        warn("it is not known whether logprobs are raw or of the sampling distribution")
+    if env.isolation["unsafe"]:
+        warn("UNSAFE: commands the model writes run on this machine without a sandbox")
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that does not exist: nothing is ever overwritten."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def _summarise(progress: Progress, path: Path, report: Path) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    done = progress.groups_done + progress.groups_resumed
+    resumed = f" ({progress.groups_resumed} from before)" if progress.groups_resumed else ""
+    table.add_row("groups", f"{done} of {progress.groups_total}{resumed}")
+    table.add_row("mixed rewards", f"{progress.groups_mixed} of {progress.groups_done}")
+    if progress.groups_failed:
+        table.add_row("incomplete groups", str(progress.groups_failed))
+    kept = f" ({progress.rollouts_kept} kept from before)" if progress.rollouts_kept else ""
+    table.add_row("rollouts", f"{progress.rollouts_done}{kept}")
+    table.add_row("mean reward", "-" if progress.mean_reward is None else f"{progress.mean_reward:.3f}")
+    table.add_row("sampled tokens", f"{progress.sampled_tokens:,} ({progress.tokens_per_s:,.0f} a second)")
+    share = progress.sampled_step_share
+    table.add_row("ids as sampled", "-" if share is None else f"{share:.1%} of steps")
+    table.add_row(
+        "ended by", ", ".join(f"{why} {count}" for why, count in progress.stop_reasons.most_common())
+    )
+    if progress.errors:
+        table.add_row("errors", _listed(progress.errors))
+    table.add_row("took", duration(progress.elapsed_s))
+    table.add_row("record", str(path / "groups.jsonl"))
+    table.add_row("report", str(report))
+    out.print(table)

@@ -1,0 +1,94 @@
+"""`run`: one agent at work, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.panel import Panel
+
+from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
+from atropos_agent.config import RunConfig, load_run_config
+from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.events import Event, EventType
+from atropos_agent.toolset import ToolContext, bind
+from atropos_agent.trajectory import AgentResult, Rollout
+
+EPILOG = """Examples:
+
+atropos-agent run --item count_lines/1/7
+
+atropos-agent run "Which files here are larger than 1 MB?" --policy.base_url=http://127.0.0.1:8000/v1
+
+atropos-agent run --item count_lines/2/7 --config my.yaml
+"""
+DEFAULTS = {
+    "environment": "terminal_tasks",
+    "policy": "embedded",
+    "env": {"prompt": "short"},
+    "agent": {"max_steps": 8, "max_tokens": 256},
+}
+
+
+def run(
+    context: typer.Context,
+    task: Annotated[str | None, typer.Argument(help="What the agent shall do, in words.")] = None,
+    item: Annotated[str | None, typer.Option(help="An item of the environment, scored.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file; default: the embedded policy.")] = None,
+) -> None:
+    """Show one agent at work in a sandbox, step by step."""
+    with exits():
+        if (task is None) == (item is None):
+            fail("give either a task in words or --item ID, e.g. --item count_lines/1/7", WRONG_INPUT)
+        settings = load_run_config(config, context.args, defaults=None if config else DEFAULTS)
+        if task is not None and settings.policy.kind == "embedded":
+            fail(
+                "the embedded policy is a tiny model trained on generated shell tasks only; free text means "
+                "nothing to it. Show it on an item (--item count_lines/1/7), or name a server: "
+                "--policy=http://127.0.0.1:8000/v1",
+                WRONG_INPUT,
+            )
+        code = asyncio.run(_run(settings, task, item))
+    raise typer.Exit(code)
+
+
+async def _run(settings: RunConfig, task: str | None, item_id: str | None) -> int:
+    async with open_environment(settings) as env:
+        if item_id is not None:
+            item = await env.get_item(item_id)
+            out.print(Panel(escape(env.build_task(item)), title=item.id, title_align="left"))
+            rollout = await env.rollout(item, listener=_show)
+            return _end(rollout.result, rollout)
+        assert task is not None
+        return _end(await _free_task(env, task), None)
+
+
+async def _free_task(env: AgentEnv[Any], task: str) -> AgentResult:
+    async with env.sandbox() as sandbox:
+        execute = bind(env.tools, ToolContext(sandbox=sandbox, rollout_id="run"))
+        return await env.agent.run(task, execute_tool=execute, rollout_id="run", listener=_show)
+
+
+def _show(event: Event) -> None:
+    data = event.data
+    if event.type is EventType.COMPLETION_FINISHED:
+        title = f"step {event.step_number}"
+        out.print(Panel(escape(str(data["text"])), title=title, title_align="left", border_style="cyan"))
+    elif event.type is EventType.TOOL_FINISHED:
+        text = f"{data['output']}\n{data['error']}".strip() or "(no output)"
+        out.print(Panel(escape(text), border_style="green" if data["success"] else "red"))
+
+
+def _end(result: AgentResult, rollout: Rollout | None) -> int:
+    out.print(
+        f"[bold]{result.stop_reason}[/] after {result.num_steps} steps, {result.total_tokens} sampled tokens"
+    )
+    if rollout is not None and rollout.score is not None:
+        parts = ", ".join(f"{name} {value:g}" for name, value in rollout.parts.items())
+        out.print(f"reward [bold]{rollout.score:g}[/]" + (f" ({parts})" if parts else ""))
+    if result.error is not None:
+        fail(f"{result.error_type}: {result.error}", FAILED)
+    return 0
