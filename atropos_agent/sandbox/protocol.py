@@ -119,10 +119,13 @@ class Sandbox(Protocol):
         ...
 
     async def write_files(self, files: Mapping[str, bytes], *, mode: int = 0o644) -> None:
-        """Write each file whole, parents created. Raises PermissionError, OSError (disk full), SandboxLost."""
+        """Write each file whole, parents created. Raises PermissionError, OSError (disk full),
+        SandboxLost."""
         ...
 
-    async def snapshot(self, *, max_file_bytes: int = 1 << 20, max_total_bytes: int = 32 << 20) -> dict[str, FileEntry]:
+    async def snapshot(
+        self, *, max_file_bytes: int = 1 << 20, max_total_bytes: int = 32 << 20
+    ) -> dict[str, FileEntry]:
         """Every path under the workspace, relative, without following symlinks. Raises SandboxLost."""
         ...
 

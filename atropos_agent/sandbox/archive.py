@@ -1,0 +1,38 @@
+"""The far side's code as one archive that an interpreter can run without seeing this package's files."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import zipfile
+from pathlib import Path
+
+_PACKAGE = "atropos_agent/sandbox/inside"
+
+
+@functools.cache
+def _archive() -> bytes:
+    sources = sorted((Path(__file__).parent / "inside").glob("*.py"))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for package in ("atropos_agent", "atropos_agent/sandbox"):
+            archive.writestr(f"{package}/__init__.py", "")
+        for source in sources:
+            folder = "" if source.name == "__main__.py" else f"{_PACKAGE}/"
+            archive.writestr(folder + source.name, source.read_bytes())
+    return buffer.getvalue()
+
+
+def open_archive() -> int:
+    """A descriptor in memory, to be passed to `python -I -S -E /proc/self/fd/N` and closed by the caller."""
+    return memory_file("atropos-sandbox", _archive())
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """A close-on-exec descriptor of a file that exists nowhere, at its start."""
+    descriptor = os.memfd_create(name)
+    with open(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,105 @@
+"""The wire between host and supervisor: a length prefix, one JSON object, raw bytes; all bounded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import NamedTuple
+
+PREFIX = struct.Struct("!II")
+MAX_META = 16 << 20
+MAX_PAYLOAD = 256 << 20
+
+
+class FrameError(ValueError):
+    """The other side broke the protocol: a length out of bounds, no JSON object, a wrong type."""
+
+
+class Frame(NamedTuple):
+    """One message."""
+
+    meta: dict[str, object]
+    payload: bytes
+
+
+def encode(meta: dict[str, object], payload: bytes = b"") -> bytes:
+    """The bytes of one frame. Raises FrameError where a bound is exceeded."""
+    head = json.dumps(meta, separators=(",", ":")).encode("ascii")
+    if len(head) > MAX_META or len(payload) > MAX_PAYLOAD:
+        raise FrameError(f"frame of {len(head)} + {len(payload)} bytes; at most {MAX_META} + {MAX_PAYLOAD}")
+    return b"".join((PREFIX.pack(len(head), len(payload)), head, payload))
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Bounds are checked as soon as the prefix is there."""
+
+    def __init__(self, max_meta: int = MAX_META, max_payload: int = MAX_PAYLOAD) -> None:
+        self._max_meta = max_meta
+        self._max_payload = max_payload
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Append received bytes."""
+        self._buffer += data
+
+    @property
+    def pending(self) -> int:
+        """Bytes received and not yet taken."""
+        return len(self._buffer)
+
+    def take(self) -> Frame | None:
+        """The next whole frame, or None until more bytes are fed. Raises FrameError."""
+        if len(self._buffer) < PREFIX.size:
+            return None
+        meta_size, payload_size = PREFIX.unpack_from(self._buffer)
+        if meta_size > self._max_meta or payload_size > self._max_payload:
+            raise FrameError(f"announced {meta_size} + {payload_size} bytes, more than is allowed")
+        end = PREFIX.size + meta_size + payload_size
+        if len(self._buffer) < end:
+            return None
+        head = bytes(self._buffer[PREFIX.size : PREFIX.size + meta_size])
+        payload = bytes(self._buffer[PREFIX.size + meta_size : end])
+        del self._buffer[:end]
+        return Frame(_object(head), payload)
+
+
+def _object(head: bytes) -> dict[str, object]:
+    try:
+        meta = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"frame header is not JSON: {head[:80]!r}") from error
+    if not isinstance(meta, dict):
+        raise FrameError(f"frame header is not an object: {head[:80]!r}")
+    return meta
+
+
+def integer(meta: dict[str, object], key: str) -> int:
+    """A required int field. Raises FrameError."""
+    value = meta.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FrameError(f"field {key!r} is {value!r:.80}, not an integer")
+    return value
+
+
+def number(meta: dict[str, object], key: str) -> float:
+    """A required int or float field. Raises FrameError."""
+    value = meta.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise FrameError(f"field {key!r} is {value!r:.80}, not a number")
+    return float(value)
+
+
+def text(meta: dict[str, object], key: str) -> str:
+    """A required str field. Raises FrameError."""
+    value = meta.get(key)
+    if not isinstance(value, str):
+        raise FrameError(f"field {key!r} is {value!r:.80}, not a string")
+    return value
+
+
+def sequence(meta: dict[str, object], key: str) -> list[object]:
+    """A required list field. Raises FrameError."""
+    value = meta.get(key)
+    if not isinstance(value, list):
+        raise FrameError(f"field {key!r} is {value!r:.80}, not a list")
+    return value

@@ -1,0 +1,241 @@
+"""Slots from namespaces alone: one zygote process per pool, from which each slot is forked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from atropos_agent.errors import SandboxError, SandboxUnavailable
+from atropos_agent.sandbox.archive import open_archive
+from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
+from atropos_agent.sandbox.link import Link
+from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
+from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration
+
+_SET_UP_S = 10.0
+_EXIT_S = 5.0
+_SPARE_IDS = (64_055, 60_055, 1_055)
+_MESSAGE = 4096
+MACHINES = ("x86_64", "aarch64")
+
+
+def spare_uid() -> int:
+    """The uid slots run as: ours, or where we are root one that nobody is likely to use.
+
+    Raises SandboxUnavailable where we are root and no other uid can be taken: as the host's uid 0 a sandbox
+    could write kernel settings.
+    """
+    if os.geteuid() != 0:
+        return -1
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    for uid in _SPARE_IDS:
+        if any(int(start) <= uid < int(start) + int(length) for start, _, length in ranges):
+            return uid
+    raise SandboxUnavailable(
+        "running as root in a user namespace without other uids: run as an ordinary user"
+    )
+
+
+async def settled(link: Link, configured: dict[str, object]) -> None:
+    """Configure a fresh supervisor and wait until it serves. Raises SandboxUnavailable (stage)."""
+    frame = await link.request(configured, timeout_s=_SET_UP_S)
+    if frame.meta.get("ready") is not True:
+        link.abandon("setup failed")
+        raise SandboxUnavailable(f"setting up the slot failed at {frame.meta.get('fatal')!s:.500}")
+
+
+class NativeLauncher:
+    """Makes slots by clone() into new user, mount, pid, ipc, uts, net and cgroup namespaces."""
+
+    backend = "native"
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        self._spec = spec
+        self._groups: MemoryGroups | None = find_memory_groups()
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._ids = itertools.count()
+        self._spawning: dict[int, asyncio.Future[int]] = {}
+        self._processes: dict[int, SlotProcess] = {}
+
+    @property
+    def isolation(self) -> Isolation:
+        """What slots of this launcher enforce."""
+        return Isolation(self.backend, unsafe=False, limits=limits(self._groups, inodes="tmpfs"))
+
+    async def start(self) -> None:
+        """Start the zygote. Raises SandboxUnavailable."""
+        if os.uname().machine not in MACHINES:
+            raise SandboxUnavailable(
+                f"no system call table for {os.uname().machine}; there is one for {MACHINES}"
+            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with tempfile.TemporaryFile() as errors:
+            try:
+                with theirs:
+                    self._zygote = _start_zygote(theirs, errors)
+                ours.setblocking(False)
+                loop = asyncio.get_running_loop()
+                self._ready = loop.create_future()
+                loop.add_reader(ours.fileno(), self._hear)
+            except BaseException:
+                ours.close()
+                raise
+            self._control = ours
+            try:
+                async with asyncio.timeout(_SET_UP_S):
+                    await self._ready
+            except (TimeoutError, SandboxUnavailable):
+                errors.seek(0)
+                said = errors.read(2000).decode(errors="replace").strip() or "no output"
+                raise SandboxUnavailable(f"the sandbox's helper process did not start: {said}") from None
+
+    async def launch(self) -> SupervisedSandbox:
+        """A fresh slot. Raises SandboxUnavailable where it cannot be set up, else SandboxError."""
+        ours, theirs = socket.socketpair()
+        slot = next(self._ids)
+        spawned = asyncio.get_running_loop().create_future()
+        self._spawning[slot] = spawned
+        process = SlotProcess(kill=lambda: self._say(kill=slot))
+        self._processes[slot] = process
+        try:
+            with theirs:
+                self._say(spawn=slot, descriptors=(theirs.fileno(),))
+            link = await Link.over(ours)
+        except BaseException:
+            ours.close()
+            self._forget(slot)
+            raise
+        try:
+            pid = await spawned
+            if self._groups is not None:
+                process.memory = self._groups.create(self._spec.memory_bytes)
+                process.memory.add(pid)
+            await settled(link, configuration(self._spec, watch_memory=self._groups is None))
+        except BaseException:
+            link.abandon("the launch failed")
+            raise
+        return SupervisedSandbox(link, process, self._spec, self.isolation)
+
+    async def close(self) -> None:
+        """End the zygote and wait until every slot is gone."""
+        control, zygote = self._control, self._zygote
+        if control is None or zygote is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_S):
+                for process in list(self._processes.values()):
+                    await process.gone.wait()
+        self._control = None
+        asyncio.get_running_loop().remove_reader(control.fileno())
+        control.close()
+        await asyncio.to_thread(_wait_or_kill, zygote)
+        for slot in list(self._processes):
+            self._forget(slot)
+
+    def _say(self, *, descriptors: tuple[int, ...] = (), **message: int) -> None:
+        if self._control is None:
+            raise SandboxError("the sandbox pool is closed")
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode("ascii")], list(descriptors))
+        except OSError as error:
+            raise SandboxError(f"the sandbox's helper process is gone: {error}") from error
+
+    def _hear(self) -> None:
+        assert self._control is not None
+        try:
+            data = self._control.recv(_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._zygote_gone()
+            return
+        message = json.loads(data)
+        if "ready" in message and self._ready is not None:
+            self._ready.set_result(None)
+        elif "spawned" in message:
+            self._settle(message["spawned"], message["pid"])
+        elif "failed" in message:
+            failure = SandboxUnavailable(f"{message['stage']}: {os.strerror(message['errno'])}")
+            self._settle(message["failed"], failure)
+            self._forget(message["failed"])
+        elif "gone" in message:
+            self._settle(message["gone"], SandboxError("the slot ended while it was set up"))
+            self._forget(message["gone"])
+
+    def _settle(self, slot: int, outcome: int | Exception) -> None:
+        future = self._spawning.pop(slot, None)
+        if future is None or future.done():
+            return
+        if isinstance(outcome, int):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+    def _forget(self, slot: int) -> None:
+        self._spawning.pop(slot, None)
+        process = self._processes.pop(slot, None)
+        if process is not None:
+            process.ended()
+
+    def _zygote_gone(self) -> None:
+        """It died under us; the kernel has killed all slots with it."""
+        assert self._control is not None
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(SandboxUnavailable("the helper process ended"))
+        for slot in list(self._processes):
+            self._settle(slot, SandboxError("the sandbox's helper process is gone"))
+            self._forget(slot)
+
+
+def limits(groups: MemoryGroups | None, *, inodes: str) -> Mapping[str, str]:
+    """The mechanism behind each limit of a supervised slot."""
+    return {
+        "memory": groups.mechanism if groups else "watcher",
+        "processes": "rlimit",
+        "workspace": "tmpfs",
+        "inodes": inodes,
+        "output": "supervisor",
+        "wall": "supervisor",
+        "network": "namespace",
+        "syscalls": "seccomp",
+    }
+
+
+def _start_zygote(control: socket.socket, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    archive = open_archive()
+    program = [sys.executable, "-I", "-S", "-E", f"/proc/self/fd/{archive}"]
+    try:
+        return subprocess.Popen(
+            [*program, "zygote", str(control.fileno()), str(spare_uid())],
+            env={},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=(archive, control.fileno()),
+            start_new_session=True,
+        )
+    finally:
+        os.close(archive)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_EXIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

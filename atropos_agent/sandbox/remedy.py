@@ -1,0 +1,48 @@
+"""What to do where no sandbox can be had: the kernel's own settings, read, and their cure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_SWITCHES = (
+    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "install bubblewrap >= 0.8 with its AppArmor profile (apt install bubblewrap apparmor-profiles), or "
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+_CONTAINER = (
+    "in a container, start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+    "--security-opt systempaths=unconfined"
+)
+_UNSAFE = "--sandbox.backend=local runs commands WITHOUT any isolation (UNSAFE)"
+
+
+def remedies(refusals: Sequence[str]) -> str:
+    """One sentence with what was found wrong on this machine and what cures it."""
+    if sys.platform != "linux":
+        return (
+            f"Sandboxes need Linux; this is {sys.platform}: use a Linux machine, VM or container. {_UNSAFE}"
+        )
+    found = [cure for name, bad, cure in _SWITCHES if _setting(name) == bad]
+    if _in_container() or (not found and any("mount proc" in refusal for refusal in refusals)):
+        found.append(_CONTAINER)
+    if not found:
+        found.append(f"allow unprivileged user namespaces, or install bubblewrap >= 0.8; {_CONTAINER}")
+    return f"Remedy: {'; or '.join(found)}. {_UNSAFE}"
+
+
+def _setting(name: str) -> str:
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _in_container() -> bool:
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))

@@ -1,0 +1,231 @@
+"""A sandbox whose pid 1 is our supervisor, seen from the host. How it came to be is its launcher's affair."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from atropos_agent.errors import SandboxError, SandboxLost
+from atropos_agent.sandbox.cgroup import SlotMemory
+from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.link import Link
+from atropos_agent.sandbox.protocol import (
+    WORKSPACE,
+    ExecResult,
+    ExecStatus,
+    FileEntry,
+    Isolation,
+    SandboxSpec,
+)
+
+GRACE_S = 2.0
+_FILES_S = 30.0
+_GONE_S = 5.0
+
+
+@dataclass(slots=True)
+class SlotProcess:
+    """The processes behind a slot: how to end them by force, and the event that says they are reaped."""
+
+    kill: Callable[[], None]
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    memory: SlotMemory | None = None
+
+    def ended(self) -> None:
+        """To be called once the slot's pid 1 is reaped: nothing of it is left but its empty cgroup."""
+        if self.memory is not None:
+            self.memory.remove()
+        self.gone.set()
+
+
+def configuration(spec: SandboxSpec, *, watch_memory: bool) -> dict[str, object]:
+    """The first frame to a supervisor."""
+    return {
+        "workspace_bytes": spec.workspace_bytes,
+        "workspace_inodes": spec.workspace_inodes,
+        "memory_bytes": spec.memory_bytes,
+        "watch_memory": watch_memory,
+        "processes": spec.processes,
+        "file_bytes": spec.file_bytes,
+        "binds": [(str(Path(path).resolve()), path) for path in spec.readonly_binds],
+    }
+
+
+class SupervisedSandbox:
+    """A `Sandbox` over a link to a supervisor that has said it is ready."""
+
+    def __init__(self, link: Link, process: SlotProcess, spec: SandboxSpec, isolation: Isolation) -> None:
+        self._link = link
+        self._process = process
+        self._spec = spec
+        self._isolation = isolation
+        self._turn = asyncio.Lock()
+
+    @property
+    def isolation(self) -> Isolation:
+        """What is really enforced."""
+        return self._isolation
+
+    @property
+    def alive(self) -> bool:
+        """False once the sandbox is known to be lost."""
+        return self._link.alive
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        timeout_s: float = 30.0,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> ExecResult:
+        """See `Sandbox.exec`."""
+        check_command(command, timeout_s=timeout_s, env=env, cwd=cwd)
+        script = command.encode("utf-8", "surrogatepass")
+        meta: dict[str, object] = {
+            "op": "exec",
+            "script": len(script),
+            "stdin": stdin is not None,
+            "cwd": cwd,
+            "env": dict(env or {}),
+            "timeout_s": timeout_s,
+            "output_kept": self._spec.output_kept_bytes,
+            "output_limit": self._spec.output_limit_bytes,
+        }
+        async with self._turn:
+            started = time.monotonic()
+            memory = self._process.memory
+            try:
+                kills = memory.kills() if memory else 0
+                frame = await self._link.request(meta, script + (stdin or b""), timeout_s=timeout_s + GRACE_S)
+                result = _result(frame, self._spec.output_kept_bytes)
+                struck = memory is not None and memory.kills() > kills
+            except (SandboxLost, frames.FrameError, OSError) as error:
+                self._link.abandon(str(error))
+                lost_after = time.monotonic() - started
+                return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after)
+        if struck and result.status not in (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT):
+            return replace(result, status=ExecStatus.OOM)
+        return result
+
+    async def read_file(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
+        """See `Sandbox.read_file`."""
+        frame = await self._file_request({"op": "read_file", "path": path, "max_bytes": max_bytes}, path=path)
+        return frame.payload
+
+    async def write_files(self, files: Mapping[str, bytes], *, mode: int = 0o644) -> None:
+        """See `Sandbox.write_files`."""
+        table = [(path, len(data)) for path, data in files.items()]
+        await self._file_request(
+            {"op": "write_files", "files": table, "mode": mode}, b"".join(files.values())
+        )
+
+    async def snapshot(
+        self, *, max_file_bytes: int = 1 << 20, max_total_bytes: int = 32 << 20
+    ) -> dict[str, FileEntry]:
+        """See `Sandbox.snapshot`."""
+        meta: dict[str, object] = {
+            "op": "snapshot",
+            "max_file_bytes": max_file_bytes,
+            "max_total_bytes": min(max_total_bytes, frames.MAX_PAYLOAD),
+        }
+        frame = await self._file_request(meta)
+        try:
+            return _entries(frame)
+        except frames.FrameError as error:
+            self._link.abandon(str(error))
+            raise SandboxLost(str(error)) from error
+
+    async def close(self) -> None:
+        """See `Sandbox.close`."""
+        self._link.abandon("the sandbox was closed")
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await self._process.gone.wait()
+        except TimeoutError:
+            self._process.kill()
+            async with asyncio.timeout(_GONE_S):
+                await self._process.gone.wait()
+
+    async def _file_request(
+        self, meta: dict[str, object], payload: bytes = b"", *, path: str = ""
+    ) -> frames.Frame:
+        async with self._turn:
+            frame = await self._link.request(
+                {**meta, "timeout_s": _FILES_S}, payload, timeout_s=_FILES_S + GRACE_S
+            )
+        if "errno" not in frame.meta:
+            return frame
+        try:
+            code, message = frames.integer(frame.meta, "errno"), frames.text(frame.meta, "error")
+        except frames.FrameError as error:
+            self._link.abandon(str(error))
+            raise SandboxLost(str(error)) from error
+        raise OSError(code, message, *([path] if path else []))
+
+
+def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | None, cwd: str) -> None:
+    """Raises SandboxError for what no shell could be given."""
+    if "\0" in command:
+        raise SandboxError(
+            f"command has a NUL byte at {command.index(chr(0))}; a shell script cannot hold one"
+        )
+    if not isinstance(cwd, str) or "\0" in cwd:
+        raise SandboxError(f"cwd is {cwd!r:.80}; it must be a path without NUL bytes")
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise SandboxError(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
+    for name, value in (env or {}).items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SandboxError(f"environment entry {name!r:.80} has an empty name, '=' in it, or a NUL byte")
+
+
+def _result(frame: frames.Frame, kept: int) -> ExecResult:
+    """A reply as a result. Raises FrameError: the numbers must fit each other and the budget."""
+    meta = frame.meta
+    cut, number = frames.integer(meta, "stdout"), meta.get("signal")
+    stdout, stderr = frame.payload[:cut], frame.payload[cut:]
+    totals = frames.integer(meta, "stdout_bytes"), frames.integer(meta, "stderr_bytes")
+    if not 0 <= cut <= len(frame.payload) or max(len(stdout), len(stderr)) > kept:
+        raise frames.FrameError(f"a reply of {len(frame.payload)} bytes of output, cut at {cut}")
+    if totals[0] < len(stdout) or totals[1] < len(stderr):
+        raise frames.FrameError(f"output totals {totals} below what was sent")
+    exit_code = None if meta.get("exit_code") is None else frames.integer(meta, "exit_code")
+    return ExecResult(
+        status=_status(frames.text(meta, "status"), exit_code),
+        exit_code=exit_code,
+        stdout=stdout,
+        stderr=stderr,
+        duration_s=frames.number(meta, "duration_s"),
+        signal=None if number is None else frames.integer(meta, "signal"),
+        stdout_bytes=totals[0],
+        stderr_bytes=totals[1],
+    )
+
+
+def _status(word: str, exit_code: int | None) -> ExecStatus:
+    if word == "exited":
+        if exit_code is None:
+            return ExecStatus.KILLED
+        return ExecStatus.OK if exit_code == 0 else ExecStatus.NONZERO
+    try:
+        return ExecStatus(word)
+    except ValueError as error:
+        raise frames.FrameError(f"unknown status {word!r:.80}") from error
+
+
+def _entries(frame: frames.Frame) -> dict[str, FileEntry]:
+    entries: dict[str, FileEntry] = {}
+    start = 0
+    for row in frames.sequence(frame.meta, "entries"):
+        match row:
+            case [str(path), str(kind), int(mode), int(size), int(length), str(target)]:
+                entries[path] = FileEntry(kind, mode, size, frame.payload[start : start + length], target)
+                start += length
+            case _:
+                raise frames.FrameError(f"not a file entry: {row!r:.80}")
+    return entries
