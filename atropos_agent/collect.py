@@ -6,6 +6,7 @@ Knows nothing of agents, HTTP or sandboxes: a rollout is a coroutine of the envi
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import time
 from collections import Counter
@@ -18,9 +19,9 @@ from atropos_agent.config import CollectConfig, RunConfig
 from atropos_agent.environment import AgentEnv, Item
 from atropos_agent.errors import ProviderError, RecordError
 from atropos_agent.rundir import RunDir
-from atropos_agent.telemetry import logger
 from atropos_agent.trajectory import Json, Provenance, Rollout, RolloutGroup
 
+logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
 
 FAILED_GROUPS_TO_STOP = 3

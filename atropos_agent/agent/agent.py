@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from atropos_agent.agent.loop import Loop, Setting
 from atropos_agent.config import AgentConfig
 from atropos_agent.events import Emitter, EventType, Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
 from atropos_agent.prompts import system_prompt
-from atropos_agent.renderer import Renderer, Tokenizer
+from atropos_agent.renderer import Renderer
 from atropos_agent.toolset import ExecuteTool, ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Server: TypeAlias = "str | Policy | AtroposServer"
 
@@ -32,14 +35,14 @@ class AtroposAgent:
         server: Server,
         tools: ToolRegistry | None = None,
         config: AgentConfig | None = None,
-        tokenizer: Tokenizer | Renderer | None = None,
+        tokenizer: PreTrainedTokenizerFast | Renderer | None = None,
         execute_tool: ExecuteTool | None = None,
     ) -> None:
         self.tools = tools or ToolRegistry()
         self.config = config or AgentConfig()
         self.policy = _as_policy(server)
         tokenizer = tokenizer if tokenizer is not None else getattr(server, "tokenizer", None)
-        self.renderer = Renderer(tokenizer) if isinstance(tokenizer, Tokenizer) else tokenizer
+        self.renderer = _as_renderer(tokenizer)
         self.execute_tool = execute_tool or bind(self.tools, ToolContext())
         self._owns_policy = isinstance(server, str)
 
@@ -113,6 +116,12 @@ class AtroposAgent:
         opening: list[Message] = [{"role": "system", "content": system}] if system else []
         task = self.renderer.neutralise(task) if self.renderer is not None else task
         return [*opening, *initial_messages, {"role": "user", "content": task}]
+
+
+def _as_renderer(tokenizer: PreTrainedTokenizerFast | Renderer | None) -> Renderer | None:
+    if tokenizer is None or isinstance(tokenizer, Renderer):
+        return tokenizer
+    return Renderer(tokenizer)
 
 
 def _as_policy(server: Server) -> Policy:

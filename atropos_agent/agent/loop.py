@@ -30,6 +30,7 @@ from atropos_agent.trajectory import (
     AgentStep,
     Completion,
     FinishReason,
+    Json,
     Message,
     ParseErrorKind,
     SamplingParams,
@@ -211,7 +212,8 @@ class Loop:
             if self.sampled_tokens >= config.max_total_tokens:
                 raise _Stop(StopReason.MAX_TOKENS)
             limits.append(config.max_total_tokens - self.sampled_tokens)
-        contexts = [self.capabilities and self.capabilities.context_length, config.max_context_tokens]
+        served = None if self.capabilities is None else self.capabilities.context_length
+        contexts = [served, config.max_context_tokens]
         for context in (known for known in contexts if known is not None):
             if len(self.tracker.prompt) >= context:
                 raise _Stop(StopReason.CONTEXT_LENGTH)
@@ -242,14 +244,18 @@ class Loop:
         """Execute one call within its time limit; a call that does not return becomes an observation."""
         self.tool_calls += 1
         if self.emitter.active:
-            data = {"name": call.name, "arguments": call.arguments}
+            data: dict[str, Json] = {"name": call.name, "arguments": call.arguments}
             self.emitter.emit(EventType.TOOL_STARTED, step_number=number, call_id=call.uniq_id, data=data)
         started = time.perf_counter()
         result = await self._within_limits(call)
         self.tool_s += time.perf_counter() - started
         if self.emitter.active:
-            data = {"success": result.success, "output": result.output, "error": result.error}
-            self.emitter.emit(EventType.TOOL_FINISHED, step_number=number, call_id=call.uniq_id, data=data)
+            report: dict[str, Json] = {
+                "success": result.success,
+                "output": result.output,
+                "error": result.error,
+            }
+            self.emitter.emit(EventType.TOOL_FINISHED, step_number=number, call_id=call.uniq_id, data=report)
         if self.config.tool_delay_s:
             await asyncio.sleep(self.config.tool_delay_s)
         return result

@@ -74,7 +74,7 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
         return INTERRUPTED
 
 
-async def _until_done(collector: Collector, path: Path, env: AgentEnv[Any]) -> bool:
+async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any]) -> bool:
     """Collect, then report, also after an error or an interrupt. False after an interrupt."""
     finished = True
     try:
@@ -138,9 +138,7 @@ def _summarise(progress: Progress, path: Path, report: Path) -> None:
     table.add_row("sampled tokens", f"{progress.sampled_tokens:,} ({progress.tokens_per_s:,.0f} a second)")
     share = progress.sampled_step_share
     table.add_row("ids as sampled", "-" if share is None else f"{share:.1%} of steps")
-    table.add_row(
-        "ended by", ", ".join(f"{why} {count}" for why, count in progress.stop_reasons.most_common())
-    )
+    table.add_row("ended by", _listed(progress.stop_reasons))
     if progress.errors:
         table.add_row("errors", _listed(progress.errors))
     table.add_row("took", duration(progress.elapsed_s))

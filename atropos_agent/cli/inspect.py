@@ -54,7 +54,7 @@ def validate_environment(
 
 
 async def _validate(
-    env_type: type[AgentEnv], items: int, seed: int, where: SandboxConfig
+    env_type: type[AgentEnv[Any]], items: int, seed: int, where: SandboxConfig
 ) -> list[Validation]:
     config: EnvConfig = env_type.config_type(seed=seed)
     async with env_type(FakePolicy([]), config=config, sandbox=where) as env:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import JsonValue
 from rich.markup import escape
 from rich.panel import Panel
 
@@ -25,7 +26,7 @@ atropos-agent run "Which files here are larger than 1 MB?" --policy.base_url=htt
 
 atropos-agent run --item count_lines/2/7 --config my.yaml
 """
-DEFAULTS = {
+DEFAULTS: dict[str, JsonValue] = {
     "environment": "terminal_tasks",
     "policy": "embedded",
     "env": {"prompt": "short"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -29,7 +30,6 @@ from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
-from atropos_agent.telemetry import logger
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
     AgentResult,
@@ -52,6 +52,7 @@ class Item(Protocol):
         ...
 
 
+logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
 
 
@@ -302,9 +303,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         context = ToolContext(sandbox=sandbox, rollout_id=rollout_id, deadline=deadline)
         result = await self.agent.run(
             task,
-            execute_tool=bind(
-                self.tools, context, max_observation_chars=self.agent_config.max_observation_chars
-            ),
+            execute_tool=bind(self.tools, context),
             rollout_id=rollout_id,
             seed=seed,
             listener=listener,
