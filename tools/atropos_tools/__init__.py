@@ -1,1 +1,1 @@
-"""Built-in tools, registered through the entry points third parties use."""
+"""The built-in tools. Each acts through the sandbox of its call's context and keeps no state."""
