@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from atropos_agent.agent import AtroposAgent
-from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig
+from atropos_agent.config import AgentConfig, DebugSettings, EnvConfig, SandboxConfig
 from atropos_agent.errors import (
     AtroposAgentError,
     BridgeMismatch,
@@ -30,6 +30,7 @@ from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
+from atropos_agent.telemetry import debug_logger
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
     AgentResult,
@@ -97,10 +98,12 @@ class AgentEnv(ABC, Generic[ItemT]):
         config: EnvConfig | None = None,
         agent: AgentConfig | None = None,
         sandbox: SandboxConfig | None = None,
+        debug: DebugSettings | None = None,
     ) -> None:
         self.config = config or self.config_type()
         self.sandbox_config = sandbox or SandboxConfig()
         self.policy, self.renderer = policy, renderer
+        self._print_task = (debug or DebugSettings.from_environ()).print_task
         self.tools = self.build_tools()
         self.agent_config = self.build_agent_config(agent or AgentConfig())
         self.agent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
