@@ -301,6 +301,8 @@ class AgentEnv(ABC, Generic[ItemT]):
         with _task_errors(f"workspace of {item.id}"):
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
             task = self.build_task(item)
+        if self._print_task:
+            debug_logger(__name__).info("task of %s: %s", rollout_id, task)
         wall = self.agent_config.max_wall_time_s
         deadline = None if wall is None else asyncio.get_running_loop().time() + wall
         context = ToolContext(sandbox=sandbox, rollout_id=rollout_id, deadline=deadline)
