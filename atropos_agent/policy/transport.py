@@ -18,7 +18,7 @@ from functools import partial
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from atropos_agent.errors import MalformedReply, ServerUnreachable
 from atropos_agent.policy.failures import shown_body
@@ -33,7 +33,7 @@ UNANSWERED_LIMIT_S = 4.5
 """A server that has never answered is given up within this time, whatever the number of attempts."""
 CUT_ATTEMPTS = 2
 
-_EXPONENTIAL = wait_exponential_jitter(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, jitter=FIRST_BACKOFF_S)
+_EXPONENTIAL = wait_exponential(FIRST_BACKOFF_S, LONGEST_BACKOFF_S) + wait_random(0.0, FIRST_BACKOFF_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Transport:
         max_attempts: int,
     ) -> None:
         self.origin = origin
-        self._headers = dict(headers)
+        self._headers = httpx.Headers(dict(headers))
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
         self._connect_timeout_s = connect_timeout_s
         self._max_attempts = max_attempts
@@ -96,13 +96,18 @@ class Transport:
 
         Raises ServerUnreachable, MalformedReply (the answer was cut), RuntimeError (another event loop).
         """
-        self._open()
         started = time.monotonic()
+        try:
+            return await self._attempt(method, path, body, headers, 1)
+        except _AttemptError as failure:
+            first = failure
         attempts = 0
 
         async def attempt() -> Reply:
             nonlocal attempts
             attempts += 1
+            if attempts == 1:
+                raise first
             return await self._attempt(method, path, body, headers, attempts)
 
         try:
@@ -143,21 +148,20 @@ class Transport:
         if url is None:
             url = self._urls[path] = httpx.URL(self.origin + path)
         request = httpx.Request(
-            method,
-            url,
-            headers={**self._headers, **headers} if headers else self._headers,
-            content=body,
-            extensions={"timeout": self._timeout},
+            method, url, headers=self._headers, content=body, extensions={"timeout": self._timeout}
         )
-        response: httpx.Response | None = None
+        if headers:
+            request.headers.update(headers)
         try:
             response = await self._open().handle_async_request(request)
+        except httpx.TransportError as error:
+            raise _classified(error, self._connect_timeout_s) from error
+        try:
             content = await response.aread()
         except httpx.TransportError as error:
-            raise _classified(error, self._connect_timeout_s, answering=response is not None) from error
+            raise _AttemptError(str(error) or "connection lost", cut=True) from error
         finally:
-            if response is not None:
-                await response.aclose()
+            await response.aclose()
         self._answered = True
         reply = Reply(response.status_code, content, attempts)
         if response.status_code in RETRIED_STATUSES:
@@ -214,11 +218,9 @@ def _retry_after_s(header: str | None) -> float:
         return 0.0
 
 
-def _classified(error: httpx.TransportError, connect_timeout_s: float, *, answering: bool) -> _AttemptError:
-    """The retry for a broken exchange, in words that are never empty."""
+def _classified(error: httpx.TransportError, connect_timeout_s: float) -> _AttemptError:
+    """The retry for an exchange that broke before the answer began, in words that are never empty."""
     cause = error.__cause__ or error
-    if answering or isinstance(cause, aiohttp.ClientPayloadError):
-        return _AttemptError(str(cause) or type(cause).__name__, cut=True)
     if isinstance(cause, aiohttp.ServerTimeoutError):
         return _AttemptError(f"no connection within {connect_timeout_s:g} s")
     if isinstance(cause, aiohttp.ServerDisconnectedError):

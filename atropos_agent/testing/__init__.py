@@ -1,5 +1,19 @@
 """Public fakes: a scripted policy and a scripted inference server, for the tests of your own environments."""
 
-from atropos_agent.testing.fake_policy import ByteCodec, Codec, FakePolicy, FakeReply, FakeRequest
+from atropos_agent.testing.codecs import ByteCodec, Codec, TokenizerCodec
+from atropos_agent.testing.fake_answers import Fault
+from atropos_agent.testing.fake_policy import FakePolicy, FakeReply, FakeRequest
+from atropos_agent.testing.fake_server import FakeAsk, FakeServer, tool_turns
 
-__all__ = ["ByteCodec", "Codec", "FakePolicy", "FakeReply", "FakeRequest"]
+__all__ = [
+    "ByteCodec",
+    "Codec",
+    "FakeAsk",
+    "FakePolicy",
+    "FakeReply",
+    "FakeRequest",
+    "FakeServer",
+    "Fault",
+    "TokenizerCodec",
+    "tool_turns",
+]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.testing.codecs import ByteCodec, Codec, Ids
 from atropos_agent.trajectory import (
     Completion,
     FinishReason,
@@ -23,34 +23,6 @@ from atropos_agent.trajectory import (
     Timings,
     TokenIds,
 )
-
-Ids: TypeAlias = Sequence[int] | NDArray[np.int32]
-
-
-class Codec(Protocol):
-    """Text to token ids and back, without adding anything."""
-
-    def encode(self, text: str) -> Ids:
-        """The ids of `text`, special tokens recognised, none added."""
-        ...
-
-    def decode(self, ids: Ids) -> str:
-        """The text of `ids`, special tokens kept."""
-        ...
-
-
-class ByteCodec:
-    """One token per UTF-8 byte; `end_of_turn` (id 256) is the only special token."""
-
-    end_of_turn = 256
-
-    def encode(self, text: str) -> list[int]:
-        """The bytes of `text`."""
-        return list(text.encode())
-
-    def decode(self, ids: Ids) -> str:
-        """The text of `ids`, without `end_of_turn`."""
-        return bytes(int(i) for i in ids if i < self.end_of_turn).decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)

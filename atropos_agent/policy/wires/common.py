@@ -16,6 +16,7 @@ Payload: TypeAlias = Mapping[str, object]
 
 LOWEST_LOGPROB = -9999.0
 """vLLM writes this, llama.cpp a still lower number, where a probability is zero."""
+HIGHEST_ID = 2**31 - 1
 ROUNDING = 1e-4
 """A log-softmax in float32 may come out this far above zero."""
 
@@ -117,7 +118,7 @@ def token_ids(value: object, where: str) -> TokenIds:
         ids = np.array(listed)
     except ValueError:
         raise MalformedReply(f"{where} is not a flat list of integers") from None
-    if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
+    if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min() < 0 or ids.max() > HIGHEST_ID:
         raise MalformedReply(f"{where} holds something that is not a token id: {_shown(value)}")
     return ids.astype(np.int32)
 

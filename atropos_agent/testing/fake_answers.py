@@ -1,0 +1,208 @@
+"""Bodies as real inference servers write them, from a scripted text. Only `fake_server` uses this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+import orjson
+
+from atropos_agent.policy.protocol import Wire
+from atropos_agent.testing.codecs import ByteCodec, Codec
+from atropos_agent.testing.fake_policy import FakeReply, fake_logprobs
+from atropos_agent.trajectory import FinishReason, TokenIds
+
+Object: TypeAlias = dict[str, object]
+PROMPT_COUNT = "_prompt_count"
+"""Stands in an encoded body for the number of prompt tokens, which differs from request to request."""
+
+
+class Fault(StrEnum):
+    """One way a server goes wrong."""
+
+    STALL = "stall"
+    RESET = "reset"
+    CUT_BODY = "cut body"
+    BUSY = "429"
+    INTERNAL_ERROR = "500"
+    BAD_REQUEST = "400"
+    UNAUTHORIZED = "401"
+    MODEL_NOT_FOUND = "404 model"
+    CONTEXT_OVERFLOW = "context overflow"
+    HTML = "html"
+    EMPTY_CHOICES = "empty choices"
+    NULL_CONTENT = "null content"
+    MISSING_IDS = "missing ids"
+    MISSING_LOGPROB = "one logprob too few"
+    NULL_LOGPROB = "null logprob"
+    SENTINEL_LOGPROB = "sentinel logprob"
+    POSITIVE_LOGPROB = "positive logprob"
+    WRONG_PROMPT_USAGE = "wrong prompt usage"
+    WRONG_COMPLETION_USAGE = "wrong completion usage"
+    NO_FINISH_REASON = "no finish reason"
+
+
+REFUSALS: Mapping[Fault, tuple[int, Object]] = {
+    Fault.BUSY: (429, {"error": {"message": "too many requests", "type": "rate_limit_error"}}),
+    Fault.INTERNAL_ERROR: (500, {"error": {"message": "engine died", "type": "internal_error"}}),
+    Fault.BAD_REQUEST: (400, {"error": {"message": "bad parameter", "type": "invalid_request_error"}}),
+    Fault.UNAUTHORIZED: (401, {"error": {"message": "bad key", "type": "authentication_error"}}),
+    Fault.MODEL_NOT_FOUND: (
+        404,
+        {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError", "param": "model"}},
+    ),
+}
+OVERFLOWS: Mapping[Wire, Object] = {
+    Wire.LLAMA_CPP: {
+        "error": {
+            "code": 400,
+            "message": "request (9 tokens) exceeds the available context size (8 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+        }
+    },
+    Wire.VLLM: {
+        "error": {
+            "message": "This model's maximum context length is 8 tokens. However, you requested 9 tokens.",
+            "type": "BadRequestError",
+            "param": "input_tokens",
+            "code": 400,
+        }
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """A scripted completion as a server would hold it: `ids` int32[n] with the stop token, logprobs, text."""
+
+    ids: TokenIds
+    logprobs: list[float | None]
+    pieces: tuple[bytes, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+def sampled(reply: FakeReply, codec: Codec, stop_id: int | None, max_tokens: int | None) -> Sampled:
+    """Encode a scripted reply, end it with the stop token, cut it at `max_tokens`."""
+    encoded = codec.encode(reply.text) if reply.token_ids is None else reply.token_ids
+    ids = np.asarray(encoded, np.int32)
+    reason, text = reply.finish_reason, reply.text
+    if reply.token_ids is None and reason is FinishReason.STOP and stop_id is not None:
+        ids = np.append(ids, np.int32(stop_id))
+    if max_tokens is not None and 0 <= max_tokens < len(ids):
+        ids, reason = ids[:max_tokens], FinishReason.LENGTH
+        text = codec.decode(ids)
+    given = fake_logprobs(ids) if reply.logprobs is None else np.asarray(reply.logprobs, np.float32)
+    pieces = tuple(_piece(codec, int(i), stop_id) for i in ids)
+    return Sampled(ids, [float(value) for value in given], pieces, text, reason)
+
+
+def _piece(codec: Codec, token_id: int, stop_id: int | None) -> bytes:
+    if token_id == stop_id:
+        return b""
+    return bytes([token_id]) if isinstance(codec, ByteCodec) else codec.decode([token_id]).encode()
+
+
+def native(done: Sampled, model: str, fault: Fault | None) -> Object:
+    """llama.cpp's `/completion`."""
+    stop = "eos" if done.finish_reason is FinishReason.STOP else "limit"
+    probabilities: list[Object] = [
+        {"id": int(i), "token": "", "bytes": list(piece), "logprob": value, "top_logprobs": []}
+        for i, piece, value in zip(done.ids, done.pieces, _spoilt(done.logprobs, fault), strict=False)
+    ]
+    body: Object = {
+        "content": None if fault is Fault.NULL_CONTENT else done.text,
+        "tokens": done.ids.tolist(),
+        "completion_probabilities": probabilities,
+        "stop_type": None if fault is Fault.NO_FINISH_REASON else stop,
+        "truncated": False,
+        "model": model,
+        "tokens_predicted": len(done.ids) + (fault is Fault.WRONG_COMPLETION_USAGE),
+        "tokens_evaluated": PROMPT_COUNT,
+    }
+    if fault is Fault.MISSING_IDS:
+        del body["tokens"]
+    if fault is Fault.MISSING_LOGPROB:
+        probabilities[-1]["id"] = -1  # leaving one out is legal here: it means broken UTF-8
+    return body
+
+
+def classic(done: Sampled, model: str, fault: Fault | None, *, ids: bool, sharpness: float) -> Object:
+    """`/v1/completions`: vLLM's with ids and classic logprob arrays, or text alone."""
+    choice: Object = {
+        "index": 0,
+        "text": None if fault is Fault.NULL_CONTENT else done.text,
+        "finish_reason": _reason(done, fault),
+        "logprobs": None,
+    }
+    if ids:
+        values = _spoilt(done.logprobs, fault)
+        choice["logprobs"] = {"token_logprobs": values, "tokens": [], "top_logprobs": [_tops(sharpness)]}
+        choice["token_ids"] = None if fault is Fault.MISSING_IDS else done.ids.tolist()
+    return _openai(choice, done, model, fault)
+
+
+def chat(
+    done: Sampled,
+    model: str,
+    fault: Fault | None,
+    *,
+    wire: Wire,
+    prompt_ids: list[int] | None,
+    sharpness: float,
+) -> Object:
+    """`/v1/chat/completions`: with ids (`prompt_ids` given), with entries (llama.cpp, OpenAI), or plain."""
+    choice: Object = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None if fault is Fault.NULL_CONTENT else done.text},
+        "finish_reason": _reason(done, fault),
+        "logprobs": None,
+    }
+    if wire is not Wire.CHAT:
+        values = _spoilt(done.logprobs, fault)
+        found: list[Object] = [
+            {"token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": value}
+            for piece, value in zip(done.pieces, values, strict=False)
+        ]
+        for entry, token_id in zip(found, done.ids.tolist(), strict=False):
+            entry["top_logprobs"] = [{"token": t, "logprob": v} for t, v in _tops(sharpness).items()]
+            if wire is Wire.LLAMA_CPP:
+                entry["id"] = token_id
+        choice["logprobs"] = None if fault is Fault.MISSING_IDS else {"content": found}
+    body = _openai(choice, done, model, fault)
+    if prompt_ids is not None:
+        choice["token_ids"] = None if fault is Fault.MISSING_IDS else done.ids.tolist()
+        body = {"prompt_token_ids": prompt_ids, **body}
+    return body
+
+
+def encoded(body: Object, fault: Fault | None) -> tuple[bytes, bytes]:
+    """The JSON before and after the number of prompt tokens."""
+    if fault is Fault.EMPTY_CHOICES:
+        body = {**body, "choices": []} if "choices" in body else {"model": body["model"]}
+    head, _, tail = orjson.dumps(body).partition(b'"%b"' % PROMPT_COUNT.encode())
+    return head, tail
+
+
+def _openai(choice: Object, done: Sampled, model: str, fault: Fault | None) -> Object:
+    wrong = fault is Fault.WRONG_COMPLETION_USAGE
+    usage: Object = {"completion_tokens": len(done.ids) + wrong, "prompt_tokens": PROMPT_COUNT}
+    return {"id": "fake", "object": "completion", "model": model, "choices": [choice], "usage": usage}
+
+
+def _reason(done: Sampled, fault: Fault | None) -> str | None:
+    return None if fault is Fault.NO_FINISH_REASON else str(done.finish_reason)
+
+
+def _tops(sharpness: float) -> dict[str, float]:
+    return {"token_id:0": -0.75 * sharpness, "token_id:1": -1.5 * sharpness}
+
+
+def _spoilt(values: list[float | None], fault: Fault | None) -> list[float | None]:
+    if fault is Fault.MISSING_LOGPROB:
+        return values if len(values) < 2 else values[:-1]
+    wrong = {Fault.NULL_LOGPROB: None, Fault.SENTINEL_LOGPROB: -9999.0, Fault.POSITIVE_LOGPROB: 0.7}
+    return [*values[:-1], wrong[fault]] if fault is not None and fault in wrong else values

@@ -1,0 +1,325 @@
+"""A scripted inference server on 127.0.0.1: real HTTP, real ids, faults on demand, over 10,000 answers/s.
+
+In a test: `async with FakeServer(script) as server: HttpPolicy(server.url)`. As a process of its own:
+`python -m atropos_agent.testing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TypeAlias
+
+import orjson
+
+from atropos_agent.policy.protocol import Wire
+from atropos_agent.testing import fake_answers as answers
+from atropos_agent.testing.codecs import ByteCodec, Codec
+from atropos_agent.testing.fake_answers import Fault
+from atropos_agent.testing.fake_policy import FakeReply
+from atropos_agent.trajectory import LogprobMode, Message
+
+ServerScript: TypeAlias = "Callable[[FakeAsk], str | FakeReply | Fault]"
+Render: TypeAlias = "Callable[[Sequence[Message]], str]"
+
+MODEL = "fake-model"
+CONTEXT_LENGTH = 32768
+LARGEST_CACHE = 4096
+_SESSION = re.compile(rb"(?i)\r\nx-session-id: *([^\r]*)")
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_MAX_TOKENS = re.compile(rb'"(?:max_tokens|n_predict|max_completion_tokens)": ?(-?\d+)')
+_ID_PROMPT = re.compile(rb'"prompt": ?\[')
+
+
+class FakeAsk:
+    """One request: `turn` counts from 1 within its `session` (the X-Session-ID header)."""
+
+    def __init__(self, path: str, body: bytes, head: bytes, session: str, turn: int) -> None:
+        self.path = path
+        self.body = body
+        self.head = head
+        self.session = session
+        self.turn = turn
+
+    @cached_property
+    def payload(self) -> dict[str, object]:
+        """The decoded body."""
+        decoded = orjson.loads(self.body)
+        return decoded if isinstance(decoded, dict) else {}
+
+    @property
+    def prompt_ids(self) -> list[int] | None:
+        """The prompt, where it came as ids."""
+        prompt = self.payload.get("prompt")
+        return prompt if isinstance(prompt, list) else None
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages of a chat request."""
+        found = self.payload.get("messages")
+        return found if isinstance(found, list) else []
+
+    @cached_property
+    def id_count(self) -> int | None:
+        """How many prompt ids came, counted without decoding them; None for other prompts."""
+        start = _ID_PROMPT.search(self.body)
+        if start is None:
+            return None
+        end = self.body.index(b"]", start.end())
+        return self.body.count(b",", start.end(), end) + 1 if end > start.end() else 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The bound on sampled tokens; None for no bound."""
+        found = _MAX_TOKENS.search(self.body, max(0, len(self.body) - 4096)) or _MAX_TOKENS.search(self.body)
+        bound = int(found[1]) if found else -1
+        return bound if bound >= 0 else None
+
+
+class FakeServer:
+    """Answers as a server whose best wire is `wire`; `script` turns each request into a text or a fault.
+
+    `codec` and `stop_id` make the ids; `render` turns chat messages into the prompt text (needed where the
+    chat answers with prompt ids). The alternatives of a token are sharpened by the temperature where
+    `logprob_mode` is PROCESSED. `asks` keeps every completion request where `record` is set. `aborted`
+    counts requests whose client went away before the answer.
+    """
+
+    def __init__(
+        self,
+        script: ServerScript,
+        codec: Codec | None = None,
+        *,
+        wire: Wire = Wire.LLAMA_CPP,
+        stop_id: int | None = None,
+        render: Render | None = None,
+        model: str = MODEL,
+        delay_s: float = 0.0,
+        retry_after_s: float | None = None,
+        logprob_mode: LogprobMode = LogprobMode.RAW,
+        record: bool = True,
+    ) -> None:
+        self.script = script
+        self.codec: Codec = codec or ByteCodec()
+        self.stop_id = ByteCodec.end_of_turn if codec is None and stop_id is None else stop_id
+        self.wire = wire
+        self.model = model
+        self.delay_s = delay_s
+        self.retry_after_s = retry_after_s
+        self.asks: list[FakeAsk] = []
+        self.requests = 0
+        self.connections = 0
+        self.aborted = 0
+        self._processed = logprob_mode is LogprobMode.PROCESSED
+        self._record = record
+        self._render: Render = render or _plain_render
+        self._turns: dict[str, int] = {}
+        self._cache: dict[tuple[str, str, int | None], tuple[bytes, bytes]] = {}
+        self._open: set[_Connection] = set()
+        self._listener: asyncio.Server | None = None
+
+    async def __aenter__(self) -> FakeServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on 127.0.0.1; port 0 takes a free one."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port, backlog=4096)
+
+    async def aclose(self) -> None:
+        """Stop listening and drop every connection."""
+        if self._listener is not None:
+            self._listener.close()
+            for connection in tuple(self._open):
+                connection.drop()
+            await self._listener.wait_closed()
+            self._listener = None
+
+    @property
+    def url(self) -> str:
+        """The base URL, without `/v1`."""
+        if self._listener is None:
+            raise RuntimeError("the FakeServer is not started")
+        return f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+
+    def connected(self, connection: _Connection) -> None:
+        """Count and keep a connection."""
+        self.connections += 1
+        self._open.add(connection)
+
+    def disconnected(self, connection: _Connection, *, waiting: bool) -> None:
+        """Forget a connection; `waiting` for an answer that nobody reads any more."""
+        self._open.discard(connection)
+        self.aborted += waiting
+
+    def handle(self, path: str, head: bytes, body: bytes, connection: _Connection) -> None:
+        """Answer one request, at once or later."""
+        fixed = self._fixed(path, body)
+        if fixed is not None:
+            connection.answer(200, orjson.dumps(fixed))
+            return
+        if path not in self._paths():
+            connection.answer(404, b'{"error":{"message":"File Not Found","type":"not_found_error"}}')
+            return
+        self.requests += 1
+        found = _SESSION.search(head)
+        session = found[1].decode() if found else ""
+        turn = self._turns[session] = self._turns.get(session, 0) + 1
+        ask = FakeAsk(path, body, head, session, turn)
+        if self._record:
+            self.asks.append(ask)
+        script = self.script(ask)
+        delay_s = self.delay_s + (script.delay_s if isinstance(script, FakeReply) else 0.0)
+        if delay_s:
+            connection.waits(
+                asyncio.get_running_loop().call_later(delay_s, self._reply, ask, script, connection)
+            )
+        else:
+            self._reply(ask, script, connection)
+
+    def _reply(self, ask: FakeAsk, script: str | FakeReply | Fault, connection: _Connection) -> None:
+        fault = script if isinstance(script, Fault) else None
+        if fault is Fault.STALL:
+            connection.waits(None)
+        elif fault is Fault.RESET:
+            connection.drop()
+        elif fault is not None and fault in answers.REFUSALS:
+            status, body = answers.REFUSALS[fault]
+            connection.answer(status, orjson.dumps(body), self.retry_after_s if status == 429 else None)
+        elif fault is Fault.CONTEXT_OVERFLOW:
+            shape = answers.OVERFLOWS.get(self.wire, answers.OVERFLOWS[Wire.VLLM])
+            connection.answer(400, orjson.dumps(shape))
+        elif fault is Fault.HTML:
+            connection.answer(200, b"<html><body>It works!</body></html>")
+        else:
+            body_bytes = self._completion(ask, script, fault)
+            connection.answer(200, body_bytes, cut=fault is Fault.CUT_BODY)
+
+    def _completion(self, ask: FakeAsk, script: str | FakeReply | Fault, fault: Fault | None) -> bytes:
+        reply = script if isinstance(script, FakeReply) else FakeReply("ok" if fault else str(script))
+        prompt_ids = self._rendered_ids(ask) if "chat" in ask.path else None
+        count = len(prompt_ids) if prompt_ids is not None else ask.id_count
+        if count is None:
+            count = len(self.codec.encode(str(ask.payload.get("prompt"))))
+        key = (ask.path, reply.text, ask.max_tokens)
+        cacheable = isinstance(script, str) and not fault and prompt_ids is None and not self._processed
+        parts = self._cache.get(key) if cacheable else None
+        if parts is None:
+            parts = answers.encoded(self._body(ask, reply, prompt_ids, fault), fault)
+            if cacheable and len(self._cache) < LARGEST_CACHE:
+                self._cache[key] = parts
+        head, tail = parts
+        return b"%b%d%b" % (head, count + (fault is Fault.WRONG_PROMPT_USAGE), tail) if tail else head
+
+    def _body(
+        self, ask: FakeAsk, reply: FakeReply, prompt_ids: list[int] | None, fault: Fault | None
+    ) -> answers.Object:
+        done = answers.sampled(reply, self.codec, self.stop_id, ask.max_tokens)
+        sharpness = 1 / float(str(ask.payload["temperature"])) if self._processed else 1.0
+        if ask.path == "/completion":
+            return answers.native(done, self.model, fault)
+        if ask.path == "/v1/completions":
+            return answers.classic(done, self.model, fault, ids=self.wire is Wire.VLLM, sharpness=sharpness)
+        with_ids = self.wire in (Wire.VLLM, Wire.CHAT_IDS) and b'"return_token_ids":' in ask.body
+        speaks = self.wire if b'"logprobs":' in ask.body and self.wire is not Wire.TEXT else Wire.CHAT
+        shown_ids = prompt_ids if with_ids else None
+        return answers.chat(done, self.model, fault, wire=speaks, prompt_ids=shown_ids, sharpness=sharpness)
+
+    def _rendered_ids(self, ask: FakeAsk) -> list[int]:
+        return [int(i) for i in self.codec.encode(self._render(ask.messages))]
+
+    def _paths(self) -> tuple[str, ...]:
+        chat, text, native = "/v1/chat/completions", "/v1/completions", "/completion"
+        if self.wire is Wire.LLAMA_CPP:
+            return (native, text, chat)
+        return (text, chat) if self.wire in (Wire.VLLM, Wire.TEXT) else (chat,)
+
+    def _fixed(self, path: str, body: bytes) -> answers.Object | None:
+        llama = self.wire is Wire.LLAMA_CPP
+        if path == "/v1/models":
+            entry: answers.Object = {"id": self.model, "object": "model"}
+            if llama:
+                entry |= {"owned_by": "llamacpp", "meta": {"n_ctx": CONTEXT_LENGTH}}
+            elif self.wire is Wire.VLLM:
+                entry |= {"owned_by": "vllm", "max_model_len": CONTEXT_LENGTH}
+            return {"object": "list", "data": [entry]}
+        if path == "/health":
+            return {"status": "ok"}
+        if path == "/props" and llama:
+            end = "" if self.stop_id is None else self.codec.decode([self.stop_id])
+            return {"default_generation_settings": {"n_ctx": CONTEXT_LENGTH}, "eos_token": end}
+        if path == "/tokenize" and llama:
+            return {"tokens": [int(i) for i in self.codec.encode(str(orjson.loads(body)["content"]))]}
+        return None
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 with keep-alive and Content-Length; one request at a time."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+        self._server.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.disconnected(self, waiting=self._waiting)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self._buffer[:end])
+            found = _LENGTH.search(head)
+            total = end + 4 + (int(found[1]) if found else 0)
+            if len(self._buffer) < total:
+                return
+            body = bytes(self._buffer[end + 4 : total])
+            del self._buffer[:total]
+            self._server.handle(head.split(b" ", 2)[1].decode(), head, body, self)
+
+    def waits(self, timer: asyncio.TimerHandle | None) -> None:
+        """An answer is due when `timer` fires, or never."""
+        self._timer, self._waiting = timer, True
+
+    def drop(self) -> None:
+        """Break the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def answer(
+        self, status: int, body: bytes, retry_after_s: float | None = None, *, cut: bool = False
+    ) -> None:
+        """Send a whole answer, or the first half of its body and then break the connection."""
+        self._waiting, self._timer = False, None
+        if self._transport is None or self._transport.is_closing():
+            return
+        wait = b"" if retry_after_s is None else b"Retry-After: %b\r\n" % f"{retry_after_s:g}".encode()
+        kind = b"text/html" if body.startswith(b"<") else b"application/json"
+        head = b"HTTP/1.1 %d X\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n"
+        start = head % (status, kind, wait, len(body))
+        self._transport.write(start + (body[: len(body) // 2] if cut else body))
+        if cut:
+            self._transport.close()
+
+
+def _plain_render(messages: Sequence[Message]) -> str:
+    return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+
+
+def tool_turns(turns: int, call: str, final: str) -> ServerScript:
+    """A script: the first `turns` requests of a session get `call`, the next one `final`, and so on."""
+    return lambda ask: call if ask.turn % (turns + 1) else final
