@@ -140,7 +140,7 @@ def _nearest(text: str, old: str) -> str:
 
 
 async def _read(sandbox: Sandbox, path: str) -> bytes:
-    return await _attempt(f"read {path!r}", sandbox.read_file(path, max_bytes=MAX_FILE_BYTES))
+    return await _attempt("read", path, sandbox.read_file(path, max_bytes=MAX_FILE_BYTES))
 
 
 async def _write(sandbox: Sandbox, path: str, text: str) -> int:
@@ -150,7 +150,7 @@ async def _write(sandbox: Sandbox, path: str, text: str) -> int:
             f"cannot write {path!r}: {len(data)} bytes, at most {MAX_FILE_BYTES} are possible"
         )
     mode = await _mode(sandbox, path)
-    await _attempt(f"write {path!r}", sandbox.write_files({path: data}, mode=mode))
+    await _attempt("write", path, sandbox.write_files({path: data}, mode=mode))
     return len(data)
 
 
@@ -165,20 +165,23 @@ async def _mode(sandbox: Sandbox, path: str) -> int:
     return int(result.stdout, 8) & 0o777 if known else _NEW_FILE_MODE
 
 
-async def _attempt(what: str, operation: Awaitable[_T]) -> _T:
+async def _attempt(act: str, path: str, operation: Awaitable[_T]) -> _T:
     """The operation's value. Raises _RefusedError in the model's terms; a lost sandbox passes."""
     try:
         return await operation
     except SandboxLost:
         raise
-    except FileNotFoundError:
-        raise _RefusedError(f"cannot {what}: no such file") from None
-    except IsADirectoryError:
-        raise _RefusedError(f"cannot {what}: it is a directory") from None
-    except PermissionError as error:
-        raise _RefusedError(
-            f"cannot {what}: {error.strerror or error} (only {WORKSPACE} can be reached)"
-        ) from None
     except OSError as error:
-        limit = f"; at most {MAX_FILE_BYTES} bytes are possible" if error.errno == errno.EFBIG else ""
-        raise _RefusedError(f"cannot {what}: {error.strerror or error}{limit}") from None
+        raise _RefusedError(f"cannot {act} {path!r}: {_reason(error, path)}") from None
+
+
+def _reason(error: OSError, path: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a directory"
+    reason = (error.strerror or str(error)).removeprefix(f"{path}: ")
+    if isinstance(error, PermissionError):
+        return f"{reason} (only {WORKSPACE} can be reached)"
+    too_large = error.errno == errno.EFBIG
+    return f"{reason}; at most {MAX_FILE_BYTES} bytes are possible" if too_large else reason
