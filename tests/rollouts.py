@@ -1,8 +1,9 @@
-"""Rollouts made by hypothesis: every field filled, shapes as the tracker makes them."""
+"""Rollouts for tests: one to be changed by hand, and any that hypothesis makes."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
@@ -22,6 +23,7 @@ from atropos_agent.trajectory import (
     ParseErrorKind,
     Provenance,
     Rollout,
+    RolloutGroup,
     SamplingParams,
     SequenceData,
     StepSpan,
@@ -52,6 +54,43 @@ TIMINGS = st.builds(Timings, FLOAT, FLOAT, COUNT)
 PROVENANCES = st.tuples(
     st.sampled_from(Provenance), st.sampled_from(LogprobProvenance), st.sampled_from(LogprobMode)
 )
+
+NAN = float("nan")
+NEUTRAL = SamplingParams()
+
+
+def a_rollout(
+    index=0,
+    score: float | None = 1.0,
+    *,
+    logprobs=(-0.5, -0.25),
+    mode=LogprobMode.PROCESSED,
+    sampling=NEUTRAL,
+    stop=StopReason.FINAL_ANSWER,
+    sequences=1,
+) -> Rollout:
+    """Prompt ids 7, 8; sampled ids 1, 2; one sequence and one step each."""
+    held, steps = [], []
+    for number in range(sequences):
+        span = StepSpan(number + 1, 2, 4, Provenance.SAMPLED, LogprobProvenance.SAMPLED, mode)
+        held.append(
+            SequenceData(
+                np.array([7, 8, 1, 2 + number], np.int32),
+                np.array([False, False, True, True]),
+                np.array([NAN, NAN, *logprobs], np.float32),
+                (span,),
+            )
+        )
+        completion = Completion("said", sampling=replace(sampling, seed=index))
+        steps.append(AgentStep(number + 1, "said", completion, sequence_index=number, span=span))
+    result = AgentResult(
+        True, "said", stop, tuple(steps), tuple(held), prompt_messages=({"role": "user", "content": "do"},)
+    )
+    return Rollout(f"r{index}", "item", index, result, score=score)
+
+
+def group_of(*rollouts: Rollout) -> RolloutGroup:
+    return RolloutGroup("item", 0, rollouts)
 
 
 @st.composite

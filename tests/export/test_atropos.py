@@ -1,7 +1,5 @@
-from dataclasses import replace
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,24 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from atropos_agent.errors import AmbiguousTrajectory, RecordError
 from atropos_agent.export.atropos import check_group, scored_group
 from atropos_agent.trajectory import (
-    AgentResult,
-    AgentStep,
-    Completion,
     LogprobMode,
-    LogprobProvenance,
-    Provenance,
-    Rollout,
-    RolloutGroup,
     SamplingParams,
     ScoredDataGroup,
-    SequenceData,
-    StepSpan,
     StopReason,
 )
-from tests.rollouts import ANY_SPEED, rollouts
+from tests.rollouts import ANY_SPEED, a_rollout, group_of, rollouts
 
 NAN = float("nan")
-NEUTRAL = SamplingParams()
 
 
 class AtroposBody(BaseModel):
@@ -48,42 +36,8 @@ class AtroposBody(BaseModel):
     images: list | None
 
 
-def a_rollout(
-    index=0,
-    score: float | None = 1.0,
-    *,
-    logprobs=(-0.5, -0.25),
-    mode=LogprobMode.PROCESSED,
-    sampling=NEUTRAL,
-    stop=StopReason.FINAL_ANSWER,
-    sequences=1,
-) -> Rollout:
-    """Prompt ids 7, 8; sampled ids 1, 2; one sequence and one step each."""
-    held, steps = [], []
-    for number in range(sequences):
-        span = StepSpan(number + 1, 2, 4, Provenance.SAMPLED, LogprobProvenance.SAMPLED, mode)
-        held.append(
-            SequenceData(
-                np.array([7, 8, 1, 2 + number], np.int32),
-                np.array([False, False, True, True]),
-                np.array([NAN, NAN, *logprobs], np.float32),
-                (span,),
-            )
-        )
-        completion = Completion("said", sampling=replace(sampling, seed=index))
-        steps.append(AgentStep(number + 1, "said", completion, sequence_index=number, span=span))
-    result = AgentResult(
-        True, "said", stop, tuple(steps), tuple(held), prompt_messages=({"role": "user", "content": "do"},)
-    )
-    return Rollout(f"r{index}", "item", index, result, score=score)
-
-
 def row(group: ScoredDataGroup, key: str, index: int) -> Any:
     return cast("Any", group)[key][index]
-
-
-def group_of(*rollouts: Rollout) -> RolloutGroup:
-    return RolloutGroup("item", 0, rollouts)
 
 
 def test_a_group_has_exactly_the_keys_and_types_of_atropos():

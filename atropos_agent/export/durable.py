@@ -1,0 +1,123 @@
+"""Files of lines that survive a crash: appended whole or not at all, torn ends recognised and cut.
+
+A line counts once `append_line` has returned. Whatever a crash leaves of the one line that was being
+written has no newline at its end, or (after a power loss) is no JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from atropos_agent.errors import RecordError
+from atropos_agent.export.jsonl import decode_line
+from atropos_agent.trajectory import Json
+
+BLOCK_BYTES = 1 << 16
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append `line` (newline included) and return when it is on the disk. Raises OSError, with the file as
+    it was before."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(fd).st_size
+        end = _after_newline(fd, size)
+        if end == 0:
+            sync_directory(path.parent)
+        try:
+            if end < size:
+                os.ftruncate(fd, end)
+            _write_all(fd, line)
+            os.fsync(fd)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, end)
+            raise
+    finally:
+        os.close(fd)
+
+
+def cut_torn_end(path: Path) -> int:
+    """Cut off the unfinished or unreadable last line; the bytes cut. 0 where `path` is missing or whole."""
+    if not path.exists():
+        return 0
+    fd = os.open(path, os.O_RDWR)
+    try:
+        size = os.fstat(fd).st_size
+        end = _after_newline(fd, size)
+        if not _is_readable(last := _last_line(fd, end)):
+            end -= len(last)
+        if end < size:
+            os.ftruncate(fd, end)
+            os.fsync(fd)
+        return size - end
+    finally:
+        os.close(fd)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Json]]:
+    """The object on each whole line. Raises RecordError naming the line, OSError."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = decode_line(line)
+            except RecordError as error:
+                raise RecordError(f"line {number}: {error}") from error
+            yield value
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` with `text` in one step: a crash leaves the old content or the new. Raises OSError."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in `path` are on the disk. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _after_newline(fd: int, end: int) -> int:
+    """The offset after the last newline before `end`, 0 where there is none."""
+    while end > 0:
+        start = max(0, end - BLOCK_BYTES)
+        found = os.pread(fd, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _last_line(fd: int, end: int) -> bytes:
+    start = _after_newline(fd, end - 1)
+    return os.pread(fd, end - start, start)
+
+
+def _is_readable(line: bytes) -> bool:
+    if not line:
+        return True
+    try:
+        decode_line(line)
+    except RecordError:
+        return False
+    return True

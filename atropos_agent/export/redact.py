@@ -1,0 +1,40 @@
+"""Settings without secrets, for what is written down about a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from atropos_agent.export.jsonl import decode_line, encode_line
+from atropos_agent.trajectory import Json
+
+REDACTED = "***"
+
+_SECRET_WORDS = frozenset({"key", "token", "secret", "password", "passwd", "authorization", "credential"})
+_SECRET_PLURALS = frozenset(f"{word}s" for word in _SECRET_WORDS)
+_WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+_SECRET_IN_TEXT = re.compile(
+    r"(?i)(?<=://)[^/@\s]+(?=@)|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+|(?<=password=)[^&\s]+|(?<=bearer )\S+"
+)
+
+
+def redacted(settings: Mapping[str, Json]) -> dict[str, Json]:
+    """`settings` as plain JSON values; every text under a name that ends in key, token, secret, password or
+    the like is replaced, and so are the user part of a URL and what follows `key=` in a text."""
+    plain = decode_line(encode_line(settings))
+    return {key: _without_secrets(value, _names_a_secret(key)) for key, value in plain.items()}
+
+
+def _without_secrets(value: Json, secret: bool) -> Json:
+    if isinstance(value, str):
+        return REDACTED if secret and value else _SECRET_IN_TEXT.sub(REDACTED, value)
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item, secret or _names_a_secret(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item, secret) for item in value]
+    return value
+
+
+def _names_a_secret(name: str) -> bool:
+    words = _WORDS.findall(name)
+    return bool(words) and words[-1].lower() in _SECRET_WORDS | _SECRET_PLURALS
