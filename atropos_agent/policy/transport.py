@@ -81,13 +81,6 @@ class Transport:
         self._wire: httpx.AsyncBaseTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._answered = False
-        self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_AttemptError),
-            stop=self._gives_up,
-            wait=_backoff,
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
 
     async def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -110,8 +103,15 @@ class Transport:
                 raise first
             return await self._attempt(method, path, body, headers, attempts)
 
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_AttemptError),
+            stop=partial(self._gives_up, started),
+            wait=_backoff,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
         try:
-            return await self._retrying(attempt)
+            return await retrying(attempt)
         except _AttemptError as failure:
             if failure.reply is not None:
                 return failure.reply
@@ -169,13 +169,13 @@ class Transport:
             raise _AttemptError(why, reply=reply, after_s=_retry_after_s(response.headers.get("retry-after")))
         return reply
 
-    def _gives_up(self, state: RetryCallState) -> bool:
+    def _gives_up(self, started: float, state: RetryCallState) -> bool:
         failure = _failure(state)
         if state.attempt_number >= (CUT_ATTEMPTS if failure.cut else self._max_attempts):
             return True
         if self._answered or failure.reply is not None:
             return False
-        next_end_s = (state.seconds_since_start or 0.0) + _backoff(state) + self._connect_timeout_s
+        next_end_s = time.monotonic() - started + _backoff(state) + self._connect_timeout_s
         return next_end_s > UNANSWERED_LIMIT_S
 
     def _log_retry(self, state: RetryCallState) -> None:

@@ -80,7 +80,9 @@ async def test_only_faults_that_may_pass_are_tried_again(wire, prompt):
 
 async def test_a_missing_entry_of_chat_logprobs_lowers_the_provenance(prompt):
     async with (
-        FakeServer(lambda ask: Fault.MISSING_LOGPROB if ask.session else "ok", wire=Wire.CHAT_LOGPROBS) as server,
+        FakeServer(
+            lambda ask: Fault.MISSING_LOGPROB if ask.session else "ok", wire=Wire.CHAT_LOGPROBS
+        ) as server,
         HttpPolicy(server.url) as policy,
     ):
         completion = await policy.complete(prompt, SAMPLING, request=STEP)
