@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "atropos-"
+_REMOVALS = 50
+_REMOVAL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +33,24 @@ class SlotMemory:
                 return int(line.split()[1])
         return 0
 
-    def remove(self) -> None:
-        """Remove the empty group."""
-        with contextlib.suppress(FileNotFoundError):
+    def remove(self) -> bool:
+        """Remove the group; False where the kernel still counts a dead process in it."""
+        try:
             self.path.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
 
 
-@dataclass(frozen=True, slots=True)
 class MemoryGroups:
     """A place in the cgroup tree below which we may make groups with a memory limit."""
 
-    parent: Path
-    version: int
+    def __init__(self, parent: Path, version: int) -> None:
+        self.parent = parent
+        self.version = version
+        self._busy: list[SlotMemory] = []
 
     @property
     def mechanism(self) -> str:
@@ -66,6 +75,18 @@ class MemoryGroups:
             group.remove()
             raise
         return group
+
+    def discard(self, group: SlotMemory) -> None:
+        """Remove a group whose processes are reaped, at once or as soon as the kernel lets us."""
+        self._busy = [waiting for waiting in (*self._busy, group) if not waiting.remove()]
+
+    async def settle(self) -> None:
+        """Wait, a second at most, until every discarded group is removed."""
+        for _ in range(_REMOVALS):
+            self._busy = [waiting for waiting in self._busy if not waiting.remove()]
+            if not self._busy:
+                return
+            await asyncio.sleep(_REMOVAL_S)
 
     def sweep(self) -> None:
         """Remove empty groups of trainers that were killed before they could."""

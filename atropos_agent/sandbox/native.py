@@ -107,7 +107,7 @@ class NativeLauncher:
         slot = next(self._ids)
         spawned = asyncio.get_running_loop().create_future()
         self._spawning[slot] = spawned
-        process = SlotProcess(kill=lambda: self._say(kill=slot))
+        process = SlotProcess(kill=lambda: self._say(kill=slot), groups=self._groups)
         self._processes[slot] = process
         try:
             with theirs:
@@ -143,6 +143,8 @@ class NativeLauncher:
         await asyncio.to_thread(_wait_or_kill, zygote)
         for slot in list(self._processes):
             self._forget(slot)
+        if self._groups is not None:
+            await self._groups.settle()
 
     def _say(self, *, descriptors: tuple[int, ...] = (), **message: int) -> None:
         if self._control is None:

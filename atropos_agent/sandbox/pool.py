@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
+from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
+from atropos_agent.sandbox.local import LocalLauncher
 from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
 from atropos_agent.sandbox.remedy import remedies
@@ -48,8 +50,12 @@ class Launcher(Protocol):
         ...
 
 
-_LAUNCHERS: dict[str, type[NativeLauncher]] = {"native": NativeLauncher}
-_AUTO = ("native",)
+_LAUNCHERS: dict[str, Callable[[SandboxSpec], Launcher]] = {
+    "native": NativeLauncher,
+    "bubblewrap": BubblewrapLauncher,
+    "local": LocalLauncher,
+}
+_AUTO = ("native", "bubblewrap")
 
 
 class SandboxPool:

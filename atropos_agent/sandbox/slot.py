@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atropos_agent.errors import SandboxError, SandboxLost
-from atropos_agent.sandbox.cgroup import SlotMemory
+from atropos_agent.sandbox.cgroup import MemoryGroups, SlotMemory
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.link import Link
 from atropos_agent.sandbox.protocol import (
     WORKSPACE,
     ExecResult,
     ExecStatus,
-    FileEntry,
     Isolation,
     SandboxSpec,
 )
+from atropos_agent.sandbox.workspace import WorkspaceFiles
 
 GRACE_S = 2.0
 _FILES_S = 30.0
@@ -33,12 +33,13 @@ class SlotProcess:
 
     kill: Callable[[], None]
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    groups: MemoryGroups | None = None
     memory: SlotMemory | None = None
 
     def ended(self) -> None:
         """To be called once the slot's pid 1 is reaped: nothing of it is left but its empty cgroup."""
-        if self.memory is not None:
-            self.memory.remove()
+        if self.groups is not None and self.memory is not None:
+            self.groups.discard(self.memory)
         self.gone.set()
 
 
@@ -51,11 +52,16 @@ def configuration(spec: SandboxSpec, *, watch_memory: bool) -> dict[str, object]
         "watch_memory": watch_memory,
         "processes": spec.processes,
         "file_bytes": spec.file_bytes,
-        "binds": [(str(Path(path).resolve()), path) for path in spec.readonly_binds],
+        "binds": resolved_binds(spec),
     }
 
 
-class SupervisedSandbox:
+def resolved_binds(spec: SandboxSpec) -> list[tuple[str, str]]:
+    """(what to show, where) of each read-only bind, links in the former resolved."""
+    return [(str(Path(path).resolve()), path) for path in spec.readonly_binds]
+
+
+class SupervisedSandbox(WorkspaceFiles):
     """A `Sandbox` over a link to a supervisor that has said it is ready."""
 
     def __init__(self, link: Link, process: SlotProcess, spec: SandboxSpec, isolation: Isolation) -> None:
@@ -113,34 +119,6 @@ class SupervisedSandbox:
             return replace(result, status=ExecStatus.OOM)
         return result
 
-    async def read_file(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
-        """See `Sandbox.read_file`."""
-        frame = await self._file_request({"op": "read_file", "path": path, "max_bytes": max_bytes}, path=path)
-        return frame.payload
-
-    async def write_files(self, files: Mapping[str, bytes], *, mode: int = 0o644) -> None:
-        """See `Sandbox.write_files`."""
-        table = [(path, len(data)) for path, data in files.items()]
-        await self._file_request(
-            {"op": "write_files", "files": table, "mode": mode}, b"".join(files.values())
-        )
-
-    async def snapshot(
-        self, *, max_file_bytes: int = 1 << 20, max_total_bytes: int = 32 << 20
-    ) -> dict[str, FileEntry]:
-        """See `Sandbox.snapshot`."""
-        meta: dict[str, object] = {
-            "op": "snapshot",
-            "max_file_bytes": max_file_bytes,
-            "max_total_bytes": min(max_total_bytes, frames.MAX_PAYLOAD),
-        }
-        frame = await self._file_request(meta)
-        try:
-            return _entries(frame)
-        except frames.FrameError as error:
-            self._link.abandon(str(error))
-            raise SandboxLost(str(error)) from error
-
     async def close(self) -> None:
         """See `Sandbox.close`."""
         self._link.abandon("the sandbox was closed")
@@ -152,21 +130,14 @@ class SupervisedSandbox:
             async with asyncio.timeout(_GONE_S):
                 await self._process.gone.wait()
 
-    async def _file_request(
-        self, meta: dict[str, object], payload: bytes = b"", *, path: str = ""
-    ) -> frames.Frame:
+    async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:
         async with self._turn:
-            frame = await self._link.request(
+            return await self._link.request(
                 {**meta, "timeout_s": _FILES_S}, payload, timeout_s=_FILES_S + GRACE_S
             )
-        if "errno" not in frame.meta:
-            return frame
-        try:
-            code, message = frames.integer(frame.meta, "errno"), frames.text(frame.meta, "error")
-        except frames.FrameError as error:
-            self._link.abandon(str(error))
-            raise SandboxLost(str(error)) from error
-        raise OSError(code, message, *([path] if path else []))
+
+    def _distrust(self, reason: str) -> None:
+        self._link.abandon(reason)
 
 
 def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | None, cwd: str) -> None:
@@ -207,25 +178,17 @@ def _result(frame: frames.Frame, kept: int) -> ExecResult:
     )
 
 
+def status_of_exit(exit_code: int | None) -> ExecStatus:
+    """OK, NONZERO, or KILLED where there is no exit code."""
+    if exit_code is None:
+        return ExecStatus.KILLED
+    return ExecStatus.OK if exit_code == 0 else ExecStatus.NONZERO
+
+
 def _status(word: str, exit_code: int | None) -> ExecStatus:
     if word == "exited":
-        if exit_code is None:
-            return ExecStatus.KILLED
-        return ExecStatus.OK if exit_code == 0 else ExecStatus.NONZERO
+        return status_of_exit(exit_code)
     try:
         return ExecStatus(word)
     except ValueError as error:
         raise frames.FrameError(f"unknown status {word!r:.80}") from error
-
-
-def _entries(frame: frames.Frame) -> dict[str, FileEntry]:
-    entries: dict[str, FileEntry] = {}
-    start = 0
-    for row in frames.sequence(frame.meta, "entries"):
-        match row:
-            case [str(path), str(kind), int(mode), int(size), int(length), str(target)]:
-                entries[path] = FileEntry(kind, mode, size, frame.payload[start : start + length], target)
-                start += length
-            case _:
-                raise frames.FrameError(f"not a file entry: {row!r:.80}")
-    return entries

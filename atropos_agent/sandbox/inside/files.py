@@ -27,20 +27,29 @@ _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 def run_in_child(request: frames.Frame, control: int) -> bytes:
     """The reply frame of a file operation, made in a fork with a deadline. Raises HostGoneError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         try:
-            _write_all(writer, _perform(request))
-        finally:
+            _write_all(writer, Workspace().perform(request))
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(writer)
     try:
-        return _collect(reader, control, time.monotonic() + frames.number(request.meta, "timeout_s"))
+        deadline = time.monotonic() + frames.number(request.meta, "timeout_s")
+        reply = _collect(reader, control, deadline)
+        if reply is None:
+            return _failure(OSError(errno.ETIMEDOUT, "the file operation took too long"))
+        if os.waitpid(pid, 0)[1] != 0:
+            return _failure(OSError(errno.EIO, "the file operation was killed"))
+        return reply
     finally:
         os.close(reader)
         end_everything()
 
 
-def _collect(reader: int, control: int, deadline: float) -> bytes:
+def _collect(reader: int, control: int, deadline: float) -> bytes | None:
+    """All that is written to `reader`; None where the deadline comes first."""
     poller = select.poll()
     poller.register(reader, select.POLLIN)
     poller.register(control, select.POLLRDHUP)
@@ -51,21 +60,11 @@ def _collect(reader: int, control: int, deadline: float) -> bytes:
         if control in events:
             raise HostGoneError
         if not events:
-            return _failure(OSError(errno.ETIMEDOUT, "the file operation took too long"))
+            return None
         chunk = os.read(reader, _CHUNK)
         if not chunk:
-            return bytes(received) or _failure(OSError(errno.EIO, "the file operation was killed"))
+            return bytes(received)
         received += chunk
-
-
-def _perform(request: frames.Frame) -> bytes:
-    operation = _OPERATIONS[frames.text(request.meta, "op")]
-    try:
-        return operation(request)
-    except (OSError, ValueError) as error:
-        return _failure(error)
-    except MemoryError:
-        return _failure(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
 
 
 def _failure(error: Exception) -> bytes:
@@ -77,13 +76,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _resolved(path: str) -> str:
-    real = os.path.realpath(os.path.join(WORKSPACE, path))
-    if real != WORKSPACE and not real.startswith(WORKSPACE + "/"):
-        raise PermissionError(errno.EACCES, f"leads out of {WORKSPACE}")
-    return real
 
 
 def _open_regular(path: str, flags: int, mode: int = 0) -> int:
@@ -109,28 +101,98 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _read(request: frames.Frame) -> bytes:
-    limit = frames.integer(request.meta, "max_bytes")
-    descriptor = _open_regular(_resolved(frames.text(request.meta, "path")), os.O_RDONLY)
-    size = os.fstat(descriptor).st_size
-    if size > limit:
-        raise OSError(errno.EFBIG, f"{size} bytes, more than max_bytes={limit}")
-    return frames.encode({}, _read_up_to(descriptor, limit))
+class Workspace:
+    """The files below a directory that commands know as /workspace."""
 
+    def __init__(self, root: str = WORKSPACE) -> None:
+        self._root = os.path.realpath(root)
 
-def _write(request: frames.Frame) -> bytes:
-    mode = frames.integer(request.meta, "mode")
-    start = 0
-    for entry in frames.sequence(request.meta, "files"):
-        if not isinstance(entry, list):
-            raise frames.FrameError(f"not a (path, size) pair: {entry!r}")
-        path, size = str(entry[0]), int(entry[1])
+    def perform(self, request: frames.Frame) -> bytes:
+        """The reply frame of one operation: its result, or `errno` and `error`."""
+        operations: dict[str, Callable[[frames.Frame], bytes]] = {
+            "read_file": self._read,
+            "write_files": self._write,
+            "snapshot": self._snapshot,
+        }
         try:
-            _write_one(_resolved(path), request.payload[start : start + size], mode)
-        except OSError as error:
-            raise OSError(error.errno, f"{path}: {error.strerror}") from error
-        start += size
-    return frames.encode({})
+            return operations[frames.text(request.meta, "op")](request)
+        except (OSError, ValueError) as error:
+            return _failure(error)
+        except MemoryError:
+            return _failure(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+
+    def place(self, path: str) -> str:
+        """Where `path`, relative or below /workspace, really lies. Raises PermissionError if outside."""
+        inner = os.path.normpath(os.path.join(WORKSPACE, path))
+        if inner == WORKSPACE or inner.startswith(WORKSPACE + "/"):
+            real = os.path.realpath(self._root + inner[len(WORKSPACE) :])
+            if real == self._root or real.startswith(self._root + "/"):
+                return real
+        raise PermissionError(errno.EACCES, f"leads out of {WORKSPACE}")
+
+    def _read(self, request: frames.Frame) -> bytes:
+        limit = frames.integer(request.meta, "max_bytes")
+        descriptor = _open_regular(self.place(frames.text(request.meta, "path")), os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > limit:
+                raise OSError(errno.EFBIG, f"{size} bytes, more than max_bytes={limit}")
+            return frames.encode({}, _read_up_to(descriptor, limit))
+        finally:
+            os.close(descriptor)
+
+    def _write(self, request: frames.Frame) -> bytes:
+        mode = frames.integer(request.meta, "mode")
+        start = 0
+        for entry in frames.sequence(request.meta, "files"):
+            if not isinstance(entry, list):
+                raise frames.FrameError(f"not a (path, size) pair: {entry!r}")
+            path, size = str(entry[0]), int(entry[1])
+            try:
+                _write_one(self.place(path), request.payload[start : start + size], mode)
+            except OSError as error:
+                raise OSError(error.errno, f"{path}: {error.strerror}") from error
+            start += size
+        return frames.encode({})
+
+    def _snapshot(self, request: frames.Frame) -> bytes:
+        """Entries are [path, kind, mode, size, bytes of data in the payload, link target], parents first."""
+        per_file = frames.integer(request.meta, "max_file_bytes")
+        left = frames.integer(request.meta, "max_total_bytes")
+        entries: list[object] = []
+        parts: list[bytes] = []
+        listing = 0
+        for path, status in self._walk():
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
+            data = _content(path, status, min(per_file, left)) if kind == "file" else b""
+            target = os.readlink(path) if kind == "symlink" else ""
+            name = path[len(self._root) + 1 :]
+            left -= len(data)
+            listing += len(name) + len(target)
+            if listing > _LISTING_BYTES:
+                raise OSError(errno.EFBIG, f"the names in {WORKSPACE} take more than {_LISTING_BYTES} bytes")
+            parts.append(data)
+            entries.append([name, kind, stat.S_IMODE(status.st_mode), status.st_size, len(data), target])
+        return frames.encode({"entries": entries}, b"".join(parts))
+
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every path with its lstat; names longer than the kernel accepts end a branch."""
+        waiting = [self._root]
+        while waiting:
+            directory = waiting.pop()
+            try:
+                names = _despite_mode(directory, lambda: sorted(os.listdir(directory)))  # noqa: B023 called at once
+            except OSError:
+                continue
+            for name in names:
+                path = f"{directory}/{name}"
+                try:
+                    status = os.lstat(path)
+                except OSError:
+                    continue
+                yield path, status
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(path)
 
 
 def _write_one(path: str, data: bytes, mode: int) -> None:
@@ -142,47 +204,6 @@ def _write_one(path: str, data: bytes, mode: int) -> None:
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
-
-
-def _snapshot(request: frames.Frame) -> bytes:
-    """Entries are [path, kind, mode, size, bytes of data in the payload, link target], parents first."""
-    per_file = frames.integer(request.meta, "max_file_bytes")
-    left = frames.integer(request.meta, "max_total_bytes")
-    os.chdir(WORKSPACE)
-    entries: list[object] = []
-    parts: list[bytes] = []
-    listing = 0
-    for path, status in _walk("."):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-        data = _content(path, status, min(per_file, left)) if kind == "file" else b""
-        target = os.readlink(path) if kind == "symlink" else ""
-        left -= len(data)
-        listing += len(path) + len(target)
-        if listing > _LISTING_BYTES:
-            raise OSError(errno.EFBIG, f"the names in {WORKSPACE} take more than {_LISTING_BYTES} bytes")
-        parts.append(data)
-        entries.append([path, kind, stat.S_IMODE(status.st_mode), status.st_size, len(data), target])
-    return frames.encode({"entries": entries}, b"".join(parts))
-
-
-def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path below `top` with its lstat; names longer than the kernel accepts end a branch."""
-    waiting = [top]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            names = _despite_mode(directory, lambda: sorted(os.listdir(directory)))  # noqa: B023 called at once
-        except OSError:
-            continue
-        for name in names:
-            path = name if directory == "." else f"{directory}/{name}"
-            try:
-                status = os.lstat(path)
-            except OSError:
-                continue
-            yield path, status
-            if stat.S_ISDIR(status.st_mode):
-                waiting.append(path)
 
 
 def _content(path: str, status: os.stat_result, limit: int) -> bytes:
@@ -206,10 +227,3 @@ def _despite_mode(path: str, act: Callable[[], _T]) -> _T:
             return act()
         finally:
             os.chmod(path, mode)
-
-
-_OPERATIONS: dict[str, Callable[[frames.Frame], bytes]] = {
-    "read_file": _read,
-    "write_files": _write,
-    "snapshot": _snapshot,
-}

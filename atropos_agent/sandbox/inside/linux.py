@@ -32,6 +32,7 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
+PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -80,19 +81,19 @@ def detach(target: str) -> None:
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
 
-def prctl(option: int, *arguments: int) -> None:
+def prctl(option: int, *arguments: int) -> int:
     """prctl(2)."""
     padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
-    _checked(_libc.prctl(option, *padded), f"prctl {option}")
+    return _checked(_libc.prctl(option, *padded), f"prctl {option}")
 
 
 def drop_capabilities() -> None:
     """Empty the bounding, ambient, inheritable, permitted and effective sets of this process for good."""
-    for capability in range(64):
-        try:
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        if prctl(PR_CAPBSET_READ, capability):
             prctl(PR_CAPBSET_DROP, capability)
-        except OSError:
-            break
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
     _checked(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")

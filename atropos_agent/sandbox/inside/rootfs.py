@@ -11,12 +11,14 @@ from atropos_agent.sandbox.inside import linux
 OLD = "/.host"
 WORKSPACE = "/workspace"
 USER_ID = 1000
-_TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_CONFIGURATION = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
+TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+CONFIGURATION = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"))
-_TMP_OPTIONS = "size=64m,nr_inodes=20k,mode=1777"
-_SHM_OPTIONS = "size=16m,nr_inodes=1k,mode=1777"
+TMP_BYTES = 64 << 20
+SHM_BYTES = 16 << 20
+_TMP_OPTIONS = f"size={TMP_BYTES},nr_inodes=20k,mode=1777"
+_SHM_OPTIONS = f"size={SHM_BYTES},nr_inodes=1k,mode=1777"
 # statvfs flags that an unprivileged remount must keep, with their mount(2) values
 _KEPT_FLAGS = (
     (1, linux.MS_RDONLY),
@@ -75,7 +77,7 @@ def _enter_empty_root() -> None:
 
 def _show_system() -> None:
     _bind("/usr", "/usr")
-    for name in _TOP_LEVEL:
+    for name in TOP_LEVEL:
         source = f"{OLD}/{name}"
         if os.path.islink(source):
             os.symlink(os.readlink(source), f"/{name}")
@@ -86,7 +88,7 @@ def _show_system() -> None:
         with open(f"/etc/{name}", "w", encoding="utf-8") as file:
             file.write(content)
     os.symlink("../usr/lib/os-release", "/etc/os-release")
-    for path in _CONFIGURATION:
+    for path in CONFIGURATION:
         if os.path.exists(OLD + path):
             _bind(path, path)
 

@@ -1,0 +1,252 @@
+"""Slots whose namespaces bubblewrap makes, for kernels that let only profiled programs make them.
+
+The supervisor inside is the same as in native slots; each slot starts an interpreter of its own for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from atropos_agent.errors import SandboxUnavailable
+from atropos_agent.sandbox.archive import memory_file, open_archive
+from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
+from atropos_agent.sandbox.inside import rootfs
+from atropos_agent.sandbox.link import Link
+from atropos_agent.sandbox.native import limits, settled, spare_uid
+from atropos_agent.sandbox.protocol import WORKSPACE, Isolation, SandboxSpec
+from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration, resolved_binds
+
+_OLDEST = (0, 8)
+_OLDEST_PYTHON = (3, 11)
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_START_S = 10.0
+_EXIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Interpreter:
+    """A python that a slot can run, and the directory to show for it ("" where /usr holds it)."""
+
+    path: str
+    bind: str
+
+
+class BubblewrapLauncher:
+    """Makes slots with `bwrap`, one process per slot."""
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        self._spec = spec
+        self._groups: MemoryGroups | None = find_memory_groups()
+        self._uid = -1
+        self._program = ""
+        self._interpreter = _Interpreter("", "")
+        self._processes: dict[int, SlotProcess] = {}
+
+    @property
+    def isolation(self) -> Isolation:
+        """What slots of this launcher enforce. bwrap's tmpfs has no inode limit, so files are counted."""
+        return Isolation("bubblewrap", unsafe=False, limits=limits(self._groups, inodes="watcher"))
+
+    async def start(self) -> None:
+        """Find bwrap and an interpreter. Raises SandboxUnavailable."""
+        program = shutil.which("bwrap", path=os.defpath)
+        if program is None:
+            raise SandboxUnavailable("bwrap is not installed")
+        version = await _version([program, "--version"])
+        if version < _OLDEST:
+            raise SandboxUnavailable(f"bwrap is version {version}; it must be at least {_OLDEST}")
+        self._program = program
+        self._uid = spare_uid()
+        self._interpreter = await self._find_interpreter()
+
+    async def launch(self) -> SupervisedSandbox:
+        """A fresh slot. Raises SandboxUnavailable where it cannot be set up."""
+        ours, theirs = socket.socketpair()
+        info, told = os.pipe2(os.O_CLOEXEC)
+        with tempfile.TemporaryFile() as errors:
+            try:
+                with theirs:
+                    process = self._start_process(theirs, told, errors.fileno())
+            except BaseException:
+                ours.close()
+                os.close(info)
+                raise
+            finally:
+                os.close(told)
+            slot = self._watch(process)
+            link = await Link.over(ours)
+            try:
+                pid = await _child_pid(info)
+                slot.kill = lambda: _kill(pid)
+                if self._groups is not None:
+                    slot.memory = self._groups.create(self._spec.memory_bytes)
+                    slot.memory.add(pid)
+                await settled(link, configuration(self._spec, watch_memory=self._groups is None))
+            except BaseException as error:
+                link.abandon("the launch failed")
+                process.kill()
+                if not isinstance(error, Exception):
+                    raise
+                errors.seek(0)
+                said = errors.read(2000).decode(errors="replace").strip()
+                raise SandboxUnavailable(said or str(error)) from error
+        return SupervisedSandbox(link, slot, self._spec, self.isolation)
+
+    async def close(self) -> None:
+        """Wait until every slot is gone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_S):
+                for process in list(self._processes.values()):
+                    await process.gone.wait()
+        if self._groups is not None:
+            await self._groups.settle()
+
+    async def _find_interpreter(self) -> _Interpreter:
+        """The system's own, which every slot can see; else ours, if the slots' uid can reach it."""
+        if await _version([_SYSTEM_PYTHON, "--version"]) >= _OLDEST_PYTHON:
+            return _Interpreter(_SYSTEM_PYTHON, "")
+        return _own_interpreter(self._uid)
+
+    def _start_process(self, control: socket.socket, told: int, errors: int) -> subprocess.Popen[bytes]:
+        archive = open_archive()
+        etc = {name: memory_file(name, text.encode()) for name, text in rootfs.ETC.items()}
+        uid = None if self._uid < 0 else self._uid
+        python = [self._interpreter.path, "-I", "-S", "-E", f"/proc/self/fd/{archive}"]
+        try:
+            return subprocess.Popen(
+                [
+                    self._program,
+                    *("--info-fd", str(told)),
+                    *self._flags(etc),
+                    "--",
+                    *(*python, "slot", str(control.fileno())),
+                ],
+                env={},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(archive, control.fileno(), told, *etc.values()),
+                start_new_session=True,
+                user=uid,
+                group=uid,
+                extra_groups=None if uid is None else [],
+            )
+        finally:
+            for descriptor in (archive, *etc.values()):
+                os.close(descriptor)
+
+    def _flags(self, etc: dict[str, int]) -> list[str]:
+        """bwrap's arguments: the same tree as `rootfs.build` makes."""
+        identity = str(rootfs.USER_ID)
+        flags = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", identity, "--gid", identity]
+        flags += [
+            "--hostname",
+            "sandbox",
+            "--die-with-parent",
+            "--as-pid-1",
+            "--cap-drop",
+            "ALL",
+            "--clearenv",
+        ]
+        flags += ["--ro-bind", "/usr", "/usr"]
+        for name in rootfs.TOP_LEVEL:
+            path = Path("/", name)
+            if path.is_symlink():
+                flags += ["--symlink", str(path.readlink()), str(path)]
+            elif path.is_dir():
+                flags += ["--ro-bind", str(path), str(path)]
+        for name, descriptor in etc.items():
+            flags += ["--ro-bind-data", str(descriptor), f"/etc/{name}"]
+        flags += ["--symlink", "../usr/lib/os-release", "/etc/os-release"]
+        for name in rootfs.CONFIGURATION:
+            flags += ["--ro-bind-try", name, name]
+        if self._interpreter.bind:
+            flags += ["--ro-bind", self._interpreter.bind, self._interpreter.bind]
+        for source, target in resolved_binds(self._spec):
+            flags += ["--ro-bind", source, target]
+        flags += ["--proc", "/proc", "--dev", "/dev"]
+        sizes = (
+            ("/tmp", rootfs.TMP_BYTES),  # noqa: S108 the slot's own
+            ("/dev/shm", rootfs.SHM_BYTES),  # noqa: S108
+            (WORKSPACE, self._spec.workspace_bytes),
+        )
+        for target, size in sizes:
+            flags += ["--size", str(size), "--tmpfs", target]
+        return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> SlotProcess:
+        """Reap bwrap once it ends; it outlives everything in its slot."""
+        slot = SlotProcess(kill=process.kill, groups=self._groups)
+        self._processes[process.pid] = slot
+        loop = asyncio.get_running_loop()
+        pidfd = os.pidfd_open(process.pid)
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            process.wait()
+            del self._processes[process.pid]
+            slot.ended()
+
+        loop.add_reader(pidfd, ended)
+        return slot
+
+
+async def _child_pid(info: int) -> int:
+    """The pid of the slot's pid 1, as bwrap tells it. Raises SandboxUnavailable where it says nothing."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(info, "rb")
+    )
+    try:
+        async with asyncio.timeout(_START_S):
+            told = await reader.readuntil(b"}")
+        return int(json.loads(told)["child-pid"])
+    except (TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
+        raise SandboxUnavailable("bwrap did not start the slot") from error
+    finally:
+        transport.close()
+
+
+def _own_interpreter(uid: int) -> _Interpreter:
+    path, prefix = Path(sys.executable).resolve(), Path(sys.base_prefix).resolve()
+    if path.is_relative_to(prefix) and (uid < 0 or _open_to_all(path)):
+        return _Interpreter(str(path), str(prefix))
+    raise SandboxUnavailable(f"slots need {_SYSTEM_PYTHON} >= 3.11; uid {uid} cannot run {path} either")
+
+
+async def _version(command: list[str]) -> tuple[int, ...]:
+    """The first two numbers a program names itself by; empty where there is no such program."""
+    return await asyncio.to_thread(_ask_version, command)
+
+
+def _ask_version(command: list[str]) -> tuple[int, ...]:
+    try:
+        done = subprocess.run(command, env={}, capture_output=True, timeout=_START_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = re.search(rb"(\d+)\.(\d+)", done.stdout + done.stderr)
+    return tuple(int(number) for number in found.groups()) if found else ()
+
+
+def _open_to_all(path: Path) -> bool:
+    """True where any user may reach and execute `path`."""
+    return all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 9)
