@@ -1,0 +1,189 @@
+"""What can be relied on of a chat template: tried on probes, by differential rendering, down to the ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from atropos_agent.errors import RenderError
+from atropos_agent.renderer.close import Close, find_close, stop_ids
+from atropos_agent.renderer.joint import Suffix
+from atropos_agent.renderer.probes import (
+    CORE_FOLLOWINGS,
+    REASON,
+    Following,
+    Probe,
+    assistant,
+    followings,
+    probes,
+)
+from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
+from atropos_agent.renderer.tokens import Tokens
+
+SHOWN_PER_KIND = 3
+ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "</think>", "7", "é", "漢字", "🙂")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What holds for one chat template, tokenizer and set of template arguments (`key`, their hash).
+
+    `bridge`: what follows an assistant's text does not depend on that text, on the history or on the turn.
+    `history_stable`: a conversation rendered as a whole is what was appended turn by turn; text on every
+    probe, ids wherever the assistant's text joins its prompt canonically. `joint` is canonical where
+    encoding the suffix alone gives the ids it has in context. `close_text` and `close_ids` are what the
+    template writes after an assistant's text up to and including the end of the turn (empty where the next
+    header ends it); `stop_ids` are the ids a policy ends its turn with. `reasons` explains every refusal;
+    each begins with what is refused: bridge, history, joint or shape (a kind of conversation).
+    """
+
+    key: str
+    bridge: bool
+    history_stable: bool
+    opens_reasoning: bool
+    joint: Literal["canonical", "non-canonical"]
+    close_text: str
+    close_ids: tuple[int, ...]
+    stop_ids: frozenset[int]
+    trims: bool
+    strips_reasoning: bool
+    reasons: tuple[str, ...]
+    probes: int
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What the probes have shown so far."""
+
+    probes: int = 0
+    trims: bool = False
+    strips_reasoning: bool = False
+    refused: Counter[str] = field(default_factory=Counter[str])
+    reasons: list[str] = field(default_factory=list[str])
+
+    def refuse(self, kind: str, detail: str) -> None:
+        self.refused[kind] += 1
+        if self.refused[kind] <= SHOWN_PER_KIND:
+            self.reasons.append(f"{kind}: {detail}")
+
+    def summary(self) -> tuple[str, ...]:
+        hidden = {kind: count - SHOWN_PER_KIND for kind, count in self.refused.items()}
+        more = [f"{kind}: {count} more" for kind, count in hidden.items() if count > 0]
+        return (*self.reasons, *more)
+
+
+def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
+    """Try `template` on all probes. Never raises RenderError: what fails is a reason."""
+    findings = _Findings()
+    suffixes = _suffixes(template, followings(tokens.control_tokens), findings)
+    if "bridge" not in findings.refused:
+        for probe in probes(tokens.control_tokens):
+            if (suffix := suffixes.get(probe.following_name)) is not None:
+                _try(template, tokens, probe, suffix, findings)
+    close = find_close(template, tokens, suffixes)
+    _try_joint(tokens, suffixes, close, findings)
+    refused = findings.refused.keys()
+    return Certificate(
+        key=key,
+        bridge="bridge" not in refused,
+        history_stable=not refused & {"bridge", "history", "joint"},
+        opens_reasoning=_opens_reasoning(template),
+        joint="non-canonical" if "joint" in refused else "canonical",
+        close_text=close.text,
+        close_ids=close.ids,
+        stop_ids=stop_ids(close, tokens, suffixes),
+        trims=findings.trims,
+        strips_reasoning=findings.strips_reasoning,
+        reasons=findings.summary(),
+        probes=findings.probes,
+    )
+
+
+def _opens_reasoning(template: ChatTemplate) -> bool:
+    try:
+        prompt = template.text([QUESTION]).rpartition(QUESTION["content"])[2]
+    except RenderError:
+        return False
+    return prompt.rfind("<think>") > prompt.rfind("</think>")
+
+
+def _suffixes(template: ChatTemplate, named: Mapping[str, Following], findings: _Findings) -> dict[str, str]:
+    """What comes after an assistant's text in the shortest conversation, by name of what follows."""
+    suffixes: dict[str, str] = {}
+    for name, following in named.items():
+        findings.probes += len(SENTINELS)
+        try:
+            first, *others = [template.after_sentinel(following, mark) for mark in SENTINELS]
+        except RenderError as error:
+            findings.refuse("bridge" if name in CORE_FOLLOWINGS else "shape", f"{name}: {error}")
+            continue
+        if any(other != first for other in others):
+            findings.refuse(
+                "bridge", f"what follows the assistant's text depends on that text, before {name}"
+            )
+        suffixes[name] = first
+    return suffixes
+
+
+def _try(template: ChatTemplate, tokens: Tokens, probe: Probe, suffix: str, findings: _Findings) -> None:
+    """Render one probe with each sentinel and compare it with the shortest conversation's `suffix`."""
+    shown = []
+    for mark in SENTINELS:
+        text = f"{probe.before}{mark}{probe.after}"
+        findings.probes += 1
+        try:
+            prompt = template.text(probe.history)
+            rendered = template.text([*probe.history, assistant(text), *probe.following])
+        except RenderError as error:
+            findings.refuse("shape" if probe.shape else "bridge", f"{probe.shape or probe.name}: {error}")
+            return
+        if not _bridged(rendered, mark, probe, suffix):
+            findings.refuse("bridge", f"what follows the assistant's text is another for {probe.name}")
+            return
+        shown.append((prompt, rendered, text))
+    prompt, rendered, text = shown[0]
+    _try_history(tokens, prompt, rendered, text, suffix=suffix, name=probe.name, findings=findings)
+
+
+def _bridged(rendered: str, mark: str, probe: Probe, suffix: str) -> bool:
+    _, found, tail = rendered.partition(mark)
+    if not found:
+        return "<think>" in probe.before and rendered.endswith(suffix)
+    return mark not in tail and tail in (probe.after + suffix, probe.after.rstrip() + suffix)
+
+
+def _try_history(
+    tokens: Tokens, prompt: str, rendered: str, text: str, *, suffix: str, name: str, findings: _Findings
+) -> None:
+    """Is the whole what was appended? If not, name what the template did to it."""
+    if rendered == prompt + text + suffix:
+        if not _splits(tokens, prompt + text, suffix):
+            findings.refuse("joint", f"the close is tokenised differently in context, for {name}")
+    elif rendered.count(REASON) < (prompt + text).count(REASON):
+        findings.strips_reasoning = True
+        findings.refuse("history", f"reasoning is stripped, for {name}")
+    elif not rendered.endswith(text + suffix):
+        trimmed = rendered.endswith(text.strip() + suffix)
+        findings.trims |= trimmed
+        change = "white space is trimmed" if trimmed else "the assistant's text is rewritten"
+        findings.refuse("history", f"{change}, for {name}")
+    else:
+        findings.refuse("history", f"the generation prompt is not what history shows later, for {name}")
+
+
+def _splits(tokens: Tokens, text: str, suffix: str) -> bool:
+    apart = np.concatenate([tokens.encode(text), tokens.encode(suffix)])
+    return np.array_equal(tokens.encode(text + suffix), apart)
+
+
+def _try_joint(tokens: Tokens, suffixes: Mapping[str, str], close: Close, findings: _Findings) -> None:
+    for name, suffix in suffixes.items():
+        if Suffix(suffix, close.text, tokens).ids[: len(close.ids)].tolist() != list(close.ids):
+            findings.refuse("joint", f"the close is tokenised together with what follows, before {name}")
+        for ending in ENDINGS:
+            if not _splits(tokens, ending, suffix):
+                findings.refuse("joint", f"{ending!r} and the close are tokenised together, before {name}")

@@ -1,0 +1,242 @@
+"""The renderer: whole conversations to ids, and the certified bridge from one completion to the next."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from atropos_agent.errors import BridgeMismatch, RenderError
+from atropos_agent.renderer.certificate import Certificate, certify
+from atropos_agent.renderer.joint import Suffix, join
+from atropos_agent.renderer.template import ChatTemplate
+from atropos_agent.renderer.tokens import Tokens
+from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BRIDGE_MISMATCH = "bridge_mismatch"
+REASONING_CLOSED = "reasoning_closed"
+NON_CANONICAL_JOINT = "non_canonical_joint"
+CHECKED_BELOW_TOKENS = 20_000
+CHECKED_EVERY_TURNS = 16
+_CERTIFICATES: dict[str, Certificate] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """A conversation with its generation prompt: `ids` int32[n] of `text`."""
+
+    ids: TokenIds
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bridge:
+    """What is appended after the sampled ids, none of it sampled: `ids` int32[n] of `text`.
+
+    The first `close_ids_added` of them end the turn. `notes` are words to be counted: foreign_close,
+    unreported_stop, reasoning_closed, non_canonical_joint, bridge_mismatch.
+    """
+
+    ids: TokenIds
+    text: str
+    close_ids_added: int
+    notes: tuple[str, ...] = ()
+
+
+class Renderer:
+    """Messages to exact token ids with one tokenizer and its chat template.
+
+    Immutable, and shareable between rollouts and threads. `stop_ids` are end tokens beside the
+    tokenizer's own. `on_mismatch` says what `bridge` does when its run-time check fails. Raises
+    RenderError where the tokenizer is not a fast one or has no usable chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        template_arguments: Mapping[str, Json] | None = None,
+        stop_ids: Iterable[int] = (),
+        on_mismatch: Literal["count", "raise"] = "raise",
+    ) -> None:
+        self._template = ChatTemplate(tokenizer, template_arguments or {})
+        self._tokens = Tokens(tokenizer, stop_ids)
+        self._on_mismatch = on_mismatch
+        parts = [self._template.digest, self._tokens.digest, *map(str, sorted(self._tokens.eos_ids))]
+        self._key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        self._server_stop_ids: frozenset[int] = frozenset()
+        self._reasoning_close = self._tokens.encode("</think>")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        template_arguments: Mapping[str, Json] | None = None,
+        on_mismatch: Literal["count", "raise"] = "raise",
+    ) -> Renderer:
+        """Load tokenizer, chat template and generation config from a folder or a hub name.
+
+        Raises RenderError where they cannot be had, also offline.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            stop_ids = _generation_stops(str(source))
+        except (OSError, ValueError, LookupError, ImportError, AttributeError, TypeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RenderError(
+                f"no tokenizer from {str(source)!r}: {first}; give a folder with tokenizer.json or a hub name"
+            ) from error
+        return cls(
+            tokenizer, template_arguments=template_arguments, stop_ids=stop_ids, on_mismatch=on_mismatch
+        )
+
+    def with_stop_ids(self, stop_ids: Iterable[int]) -> Renderer:
+        """The same renderer, also counting these ids (a server's own end tokens) as stop ids."""
+        other = copy.copy(self)
+        other._server_stop_ids = self._server_stop_ids.union(stop_ids)  # noqa: SLF001 - a fresh copy
+        return other
+
+    @property
+    def certificate(self) -> Certificate:
+        """What is certified of this template and tokenizer; computed on first use, kept per process."""
+        known = _CERTIFICATES.get(self._key)
+        if known is None:
+            known = _CERTIFICATES[self._key] = certify(self._template, self._tokens, self._key)
+        return known
+
+    @property
+    def opens_reasoning(self) -> bool:
+        """True where the generation prompt leaves a <think> open."""
+        return self.certificate.opens_reasoning
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """End tokens: those of tokenizer and generation config, the certified close, a server's if told."""
+        return self._tokens.eos_ids | self.certificate.stop_ids | self._server_stop_ids
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Every added token that is special or looks like a tag, and the Hermes tags; longest first."""
+        return self._tokens.control_tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest id."""
+        return self._tokens.vocabulary_size
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """The whole conversation and the generation prompt.
+
+        Beginning of text is what the template writes; the tokenizer adds none. Raises RenderError with
+        the template's own message where it refuses the conversation.
+        """
+        text = self._template.text(messages)
+        return Rendered(self._tokens.encode(text), text)
+
+    def encode(self, text: str) -> TokenIds:
+        """Ids of `text`, int32[n], with no special token added."""
+        return self._tokens.encode(text)
+
+    def decode(self, ids: TokenIds) -> str:
+        """Text of `ids`: special tokens kept, nothing cleaned up."""
+        return self._tokens.decode(ids)
+
+    def decode_completion(self, ids: TokenIds) -> str:
+        """Text of a completion, a final stop token cut."""
+        ends = len(ids) > 0 and int(ids[-1]) in self.stop_ids
+        return self._tokens.decode(ids[:-1] if ends else ids)
+
+    def ids_from_bytes(self, token_bytes: Sequence[bytes]) -> TokenIds | None:
+        """The ids int32[n] whose bytes these are; None where any is unknown or ambiguous."""
+        return self._tokens.ids_from_bytes(token_bytes)
+
+    def neutralise(self, text: str) -> str:
+        """`text` with every control token broken by U+200B, so that it encodes to no control id."""
+        return self._tokens.neutralise(text)
+
+    def bridge(
+        self,
+        messages: Sequence[Message],
+        sampled: TokenIds,
+        *,
+        finish: FinishReason,
+        conversation_length: int,
+        turn: int,
+    ) -> Bridge:
+        """What must follow `sampled` int32[m] until the next completion can be asked for.
+
+        `messages` is the whole conversation; what comes after its last assistant message is new, and
+        only that is rendered and encoded. Below 20,000 tokens of `conversation_length` every turn, then
+        every 16th, the template's own rendering of the whole is compared. Raises RenderError where the
+        certificate refuses the bridge, BridgeMismatch where that check fails.
+        """
+        certificate = self.certificate
+        if not certificate.bridge:
+            raise RenderError(f"no bridge for this chat template: {'; '.join(certificate.reasons)}")
+        last = _last_assistant(messages)
+        text = self._template.after_sentinel(messages[last + 1 :])
+        notes: list[str] = []
+        if conversation_length < CHECKED_BELOW_TOKENS or turn % CHECKED_EVERY_TURNS == 0:
+            notes += self._check(messages, last, text)
+        suffix = Suffix(text, certificate.close_text, self._tokens)
+        joint = join(suffix, sampled, finish, tokens=self._tokens, stop_ids=self.stop_ids)
+        notes += joint.notes
+        ids = self._tokens.encode(text[joint.characters :]) if joint.ids is None else suffix.ids[joint.ids :]
+        text = text[joint.characters :]
+        close_ids = joint.close_ids
+        if finish is not FinishReason.STOP and joint.characters == 0 and self._leaves_reasoning_open(sampled):
+            ids = np.concatenate([self._reasoning_close, ids])
+            text = f"</think>{text}"
+            close_ids += len(self._reasoning_close)
+            notes.append(REASONING_CLOSED)
+        if certificate.joint == "non-canonical" and joint.ids == 0:
+            notes.append(NON_CANONICAL_JOINT)
+        return Bridge(ids, text, close_ids, tuple(notes))
+
+    def _check(self, messages: Sequence[Message], last: int, suffix: str) -> tuple[str, ...]:
+        if self._template.ends_turn_with(messages, last, suffix):
+            return ()
+        if self._on_mismatch == "raise":
+            shown = json.dumps(suffix[:60], ensure_ascii=False)
+            raise BridgeMismatch(
+                f"the chat template does not write {shown} after assistant message {last} of this "
+                "conversation; it branches on something no probe holds"
+            )
+        return (BRIDGE_MISMATCH,)
+
+    def _leaves_reasoning_open(self, sampled: TokenIds) -> bool:
+        text = self._tokens.decode(sampled)
+        opened = text.rfind("<think>")
+        closed = text.rfind("</think>")
+        return closed < opened if opened >= 0 else self.opens_reasoning and closed < 0
+
+
+def _last_assistant(messages: Sequence[Message]) -> int:
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index]["role"] == "assistant":
+            if index + 1 == len(messages):
+                break
+            return index
+    raise RenderError("a bridge needs an assistant message and at least one message after it")
+
+
+def _generation_stops(source: str) -> list[int]:
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(source, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return []
+    ends = json.loads(Path(path).read_bytes()).get("eos_token_id")
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -1,0 +1,126 @@
+"""Text to token ids and back, through a private copy of a tokenizer that nobody else can reconfigure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atropos_agent.errors import RenderError
+from atropos_agent.trajectory import HERMES_TAGS, TokenIds
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Encoding
+    from transformers import PreTrainedTokenizerFast
+
+BREAK = "\u200b"
+
+
+class Tokens:
+    """The token side of a renderer. Immutable; encoding and decoding are safe from any thread.
+
+    `eos_ids` are the end tokens that the tokenizer and the caller declare. `control_ids` are the ids of
+    the added tokens that are special or look like a tag.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, eos_ids: Iterable[int] = ()) -> None:
+        from tokenizers import Tokenizer
+
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            raise RenderError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to a tokenizer.json first"
+            )
+        serialised = backend.to_str()
+        self._backend = Tokenizer.from_str(serialised)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._byte_level = _is_byte_level(serialised)
+        self.digest = hashlib.sha256(serialised.encode()).hexdigest()
+        vocabulary: Mapping[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        self.vocabulary_size = max(vocabulary.values(), default=-1) + 1
+        self.eos_ids = frozenset(eos_ids) | _ids(tokenizer.eos_token_id)
+        self._added: dict[int, AddedToken] = self._backend.get_added_tokens_decoder()
+        control = {i: t.content for i, t in self._added.items() if t.special or _looks_like_tag(t.content)}
+        self.control_ids = frozenset(control)
+        self.special_ids = frozenset(i for i, token in self._added.items() if token.special)
+        self.control_tokens = tuple(sorted({*control.values(), *HERMES_TAGS}, key=lambda t: (-len(t), t)))
+        self._breakable = self.control_ids - _ids(tokenizer.unk_token_id)
+
+    def encode(self, text: str) -> TokenIds:
+        """Ids of `text`, int32[n]; control tokens in it become control ids, none is added."""
+        return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_located(self, text: str) -> Encoding:
+        """The encoding of `text`, with `offsets` [start, end) in characters beside the ids."""
+        return self._backend.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: TokenIds) -> str:
+        """Text of `ids`: special tokens kept, nothing cleaned up, broken UTF-8 as U+FFFD."""
+        return self._backend.decode(ids.tolist(), skip_special_tokens=False)
+
+    def ids_from_bytes(self, token_bytes: Sequence[bytes]) -> TokenIds | None:
+        """The ids whose bytes these are, int32[n]; None where one is unknown or belongs to several ids,
+        and always None for a tokenizer that does not work on bytes."""
+        table = self._bytes_to_id
+        ids = [table.get(piece) for piece in token_bytes]
+        return None if None in ids else np.array(ids, np.int32)
+
+    def neutralise(self, text: str) -> str:
+        """`text` with every control token broken by U+200B after its first character, so that no control
+        id comes out of encoding it. What cannot be broken that way is removed."""
+        for token in self.control_tokens:
+            while token in text:
+                text = text.replace(token, f"{token[0]}{BREAK}{token[1:]}" if len(token) > 1 else "")
+        while spans := self._control_spans(text):
+            for start, end in reversed(spans):
+                text = text[:start] + text[end:]
+        return text
+
+    def _control_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the normalizer still finds control tokens, e.g. written in full-width letters."""
+        encoding = self.encode_located(text)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(start, end) for token, (start, end) in pairs if token in self._breakable and start < end]
+
+    @cached_property
+    def _bytes_to_id(self) -> dict[bytes, int | None]:
+        if not self._byte_level:
+            return {}
+        alphabet = _byte_alphabet()
+        table: dict[bytes, int | None] = {}
+        for text, token in self._backend.get_vocab(with_added_tokens=True).items():
+            try:
+                piece = text.encode() if token in self._added else bytes(alphabet[char] for char in text)
+            except KeyError:
+                continue
+            table[piece] = None if piece in table else token
+        table.pop(b"", None)
+        return table
+
+
+def _is_byte_level(serialised: str) -> bool:
+    decoder = json.loads(serialised).get("decoder") or {}
+    return any(part.get("type") == "ByteLevel" for part in decoder.get("decoders", [decoder]))
+
+
+def _ids(declared: object) -> frozenset[int]:
+    """A special token's id or ids, as a tokenizer's attribute gives them."""
+    found = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in found if isinstance(token, int))
+
+
+def _looks_like_tag(text: str) -> bool:
+    pair = text[:1] + text[-1:]
+    return len(text) > 2 and pair in {"<>", "[]"}
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters that byte-level vocabularies write bytes with."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = (byte for byte in range(256) if byte not in visible)
+    return {chr(byte): byte for byte in visible} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
