@@ -118,6 +118,11 @@ def test_a_second_opening_tag_recovers_the_second_call():
     assert parsed.errors[0].span == (0, len(first))
 
 
+def test_a_tag_broken_off_recovers_the_call_after_it():
+    parsed = parse(f"x <tool_call {LS}")
+    assert (commands(parsed), kinds(parsed)) == (["ls"], [ParseErrorKind.UNCLOSED])
+
+
 def test_a_call_broken_off_inside_a_string_recovers_the_next_one():
     parsed = parse(f'<tool_call>{{"name": "terminal", "arguments": {{"command": "ec{LS}')
     assert commands(parsed) == ["ls"]
@@ -354,9 +359,9 @@ def cpu_s(text: str) -> float:
     return min(samples)
 
 
-def test_a_megabyte_of_unclosed_tags_and_blanks_costs_at_most_twenty_times_a_tenth_of_it():
-    unit = "<tool_call>" + " " * 9
-    assert cpu_s(unit * 50_000) < 20 * cpu_s(unit * 5_000)
+@pytest.mark.parametrize("unit", ["<tool_call>" + " " * 9, '<tool_call>{"'])
+def test_a_megabyte_of_unclosed_tags_costs_at_most_twenty_times_a_tenth_of_it(unit: str):
+    assert cpu_s(unit * (1_000_000 // len(unit))) < 20 * cpu_s(unit * (100_000 // len(unit)))
 
 
 UNITS = """
@@ -372,7 +377,7 @@ UNITS = """
     [*UNITS.split(), "<tool_call ", LS, f"{LS}</think>", "<tool_call>" + "[" * 90, '<tool_call>["a","b'],
 )
 def test_cost_grows_linearly_with_repeated(unit: str):
-    small, large = (unit * (size // len(unit)) for size in (20_000, 200_000))
+    small, large = (unit * (size // len(unit)) for size in (10_000, 100_000))
     assert cpu_s(large) < 20 * cpu_s(small)
 
 
@@ -380,20 +385,16 @@ def test_cost_grows_linearly_with_repeated(unit: str):
     ("head", "unit", "tail"),
     [
         ("<tool_call>", " ", ""),
-        ("<tool_call>", "\n\t", "x"),
-        ("<tool_call>", '{"name": "x"', ""),
         ("<tool_call>[", '{"name": "x"},', ""),
         ("<tool_call>[", '{"name": "x"},', "{}]</tool_call>"),
         ('<tool_call>{"name": "', '\\"', ""),
         ('<tool_call>{"name": "', "</tool_call>", ""),
         ('<tool_call>{"name": "', "<tool_call>", '", 3}'),
         ("<tool_call>", "[", ""),
-        ("<tool_call>name", " ", "}"),
-        ("<tool_call>", "```", ""),
         ("<tool_call>[", "<tool_call>", "]"),
         ("<think>", "<tool_call>{", "</think>"),
     ],
 )
 def test_cost_grows_linearly_with_a_long(head: str, unit: str, tail: str):
-    small, large = (head + unit * (size // len(unit)) + tail for size in (20_000, 200_000))
+    small, large = (head + unit * (size // len(unit)) + tail for size in (10_000, 100_000))
     assert cpu_s(large) < 20 * max(cpu_s(small), 1e-4)

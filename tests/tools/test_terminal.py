@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 import pytest
 
@@ -6,6 +7,7 @@ from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus
 from atropos_agent.toolset import ToolContext, ToolRegistry
 from atropos_agent.trajectory import ToolResult
+from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
 from atropos_tools.terminal import Terminal
 from tests.fake_sandbox import FakeSandbox, ended
 
@@ -21,6 +23,12 @@ def test_the_prompt_shows_only_the_command():
         '"parameters": {"type": "object", "properties": {"command": {"type": "string"}}, '
         '"required": ["command"]}, "required": null}]'
     )
+
+
+def test_the_quickstart_prompt_holds_this_very_schema():
+    (definition,) = json.loads(ToolRegistry([Terminal()]).get_prompt_tool_definitions_json())
+    assert definition.pop("required") is None
+    assert json.dumps(definition) in SHORT_SYSTEM_PROMPT
 
 
 @pytest.mark.parametrize(
