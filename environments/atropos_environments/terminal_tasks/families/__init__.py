@@ -1,0 +1,1 @@
+"""The task families, one builder each, grouped by what they practise."""

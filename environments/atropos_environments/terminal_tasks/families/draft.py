@@ -1,0 +1,72 @@
+"""What a family builder returns, the registry of builders, and the phrases that families share."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from atropos_environments.terminal_tasks.task import Turn, Wanted
+from atropos_environments.terminal_tasks.words import LEXICON, Namer, lines
+
+NUMBER_ONLY = ("Answer with the number only.", "Reply with just the number.", "Give only the number.")
+PATH_ONLY = ("Answer with the path only.", "Reply with just its path.", "Give only the path.")
+NAME_ONLY = ("Answer with the file name only.", "Reply with just the name.", "Give only the file name.")
+TEXT_ONLY = ("Answer with it only.", "Reply with just that.", "Give nothing else.")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A task without its identity; fields as in `Task`."""
+
+    prompt: str
+    files: Mapping[str, bytes]
+    solution: tuple[Turn, ...]
+    answer: str | None = None
+    answer_is_list: bool = False
+    wanted: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    modes: Mapping[str, int] = field(default_factory=dict[str, int])
+    directories: tuple[str, ...] = ()
+
+
+Builder: TypeAlias = Callable[[random.Random, Namer, int], Draft]
+BUILDERS: dict[str, Builder] = {}
+
+
+def family(builder: Builder) -> Builder:
+    """Register a builder under its own name."""
+    BUILDERS[builder.__name__] = builder
+    return builder
+
+
+def run(*commands: str) -> tuple[Turn, ...]:
+    """A solution of plain commands, one turn each."""
+    return tuple(Turn(command) for command in commands)
+
+
+def q(path: str) -> str:
+    """`path` quoted for the shell, and never taken for an option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def sentence(rng: random.Random, count: int, avoid: str = "") -> str:
+    """`count` words of the lexicon, repetitions possible, none of which holds `avoid`."""
+    pool = [word for word in LEXICON if avoid not in word] if avoid else LEXICON
+    return " ".join(rng.choice(pool) for _ in range(count))
+
+
+def rows(rng: random.Random, count: int, per_row: int = 2, avoid: str = "") -> list[str]:
+    """`count` rows of one to `per_row` words."""
+    return [sentence(rng, rng.randint(1, per_row), avoid) for _ in range(count)]
+
+
+def decoys(
+    rng: random.Random, names: Namer, count: int, folder: str = "", avoid: str = ""
+) -> dict[str, bytes]:
+    """`count` small files that a task does not speak of."""
+    made: dict[str, bytes] = {}
+    for _ in range(count):
+        made[f"{folder}{names.file()}"] = lines(rows(rng, rng.randint(1, 3), avoid=avoid))
+    return made

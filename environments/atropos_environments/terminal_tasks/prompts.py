@@ -1,0 +1,22 @@
+"""The quickstart's system prompt: short, because prompt length is the embedded policy's main cost.
+
+The embedded policy is trained on exactly this text: changing it asks for retraining
+(`scripts/train_tiny_policy.py`), and a test says so.
+"""
+
+from __future__ import annotations
+
+TERMINAL_SCHEMA_JSON = (
+    '{"name": "terminal", "description": "Run a shell command in /workspace.", "parameters": '
+    '{"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}}'
+)
+
+CALL_FORMAT = '<tool_call>\n{"name": "terminal", "arguments": {"command": "..."}}\n</tool_call>'
+
+SHORT_SYSTEM_PROMPT = (
+    "You solve tasks with a shell.\n"
+    f"<tools>\n{TERMINAL_SCHEMA_JSON}\n</tools>\n"
+    f"To act, write one or more calls:\n{CALL_FORMAT}\n"
+    "You may think first inside <think></think>. "
+    "When the task is done, write the final answer without any call."
+)

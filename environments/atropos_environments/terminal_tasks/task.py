@@ -1,0 +1,67 @@
+"""What a task is: a workspace, a prompt, a reference solution, and what must hold afterwards. Pure data."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from atropos_agent.sandbox.protocol import FileEntry
+
+DIFFICULTIES = (1, 2, 3, 4, 5)
+DONE = "Done."
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a reference solution: a shell command, and at most one line of reasoning before it."""
+
+    command: str
+    think: str = ""
+
+
+@runtime_checkable
+class Wanted(Protocol):
+    """What must be true of one path after the rollout."""
+
+    def holds(self, entry: FileEntry | None) -> bool:
+        """Judge what a snapshot shows at the path (None: nothing is there)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One item: everything the sandbox is filled with, what is asked, and how it is judged.
+
+    `id` is "family/difficulty/seed" and rebuilds the same task on any machine. `files` are the regular files
+    at the start (relative path -> bytes), `modes` the permission bits of those that are not 0o644, and
+    `directories` the folders that would otherwise not exist. `answer` is the expected final answer (None:
+    any final text will do); with `answer_is_list` it is a set of lines in any order. `wanted` says which
+    paths must change and how; every other path must stay as it was.
+    """
+
+    id: str
+    family: str
+    difficulty: int
+    seed: int
+    prompt: str
+    files: Mapping[str, bytes]
+    solution: tuple[Turn, ...]
+    answer: str | None = None
+    answer_is_list: bool = False
+    wanted: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    modes: Mapping[str, int] = field(default_factory=dict[str, int])
+    directories: tuple[str, ...] = ()
+
+    @property
+    def final_response(self) -> str:
+        """The final turn of the reference solution."""
+        return DONE if self.answer is None else self.answer
+
+    @property
+    def setup_command(self) -> str:
+        """Shell command that completes the workspace once `files` are written; "" if nothing is left."""
+        folders = [f"mkdir -p -- {shlex.quote(folder)}" for folder in self.directories]
+        modes = [f"chmod {mode:o} -- {shlex.quote(path)}" for path, mode in sorted(self.modes.items())]
+        return " && ".join(folders + modes)

@@ -1,0 +1,1 @@
+"""Parts of `scripts/train_tiny_policy.py`: dialogues, tokenizer, model, training loop, export."""

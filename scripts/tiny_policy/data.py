@@ -1,0 +1,116 @@
+"""Encoded dialogues on disk: shards that a second process fills while the first one trains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from scripts.tiny_policy.dialogues import Spoken, dialogue, tasks
+from scripts.tiny_policy.tokenizer import TURN_END, TURN_START
+
+SHARD_DIALOGUES = 4096
+SLIP_SHARE = 0.08
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One dialogue after its system message: ids int16[T], trained bool[T] (the assistant's own tokens)."""
+
+    ids: NDArray[np.int16]
+    trained: NDArray[np.bool_]
+
+
+def encode_system(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of the system message."""
+    return _encode(tokenizer, f"{TURN_START}system\n{prompt}{TURN_END}\n")
+
+
+def encode_dialogue(tokenizer: Tokenizer, spoken: Sequence[Spoken]) -> Example:
+    """Encode piece by piece, as at run time: what is sampled is never encoded with what is around it."""
+    ids: list[int] = []
+    trained: list[bool] = []
+
+    def add(text: str, is_trained: bool) -> None:
+        piece = _encode(tokenizer, text)
+        ids.extend(piece)
+        trained.extend([is_trained] * len(piece))
+
+    for message, is_trained in spoken:
+        if message["role"] == "assistant":
+            add(f"{TURN_START}assistant\n", False)
+            add(f"{message['content']}{TURN_END}", is_trained)
+            add("\n", False)
+        else:
+            add(f"{TURN_START}user\n{message['content']}{TURN_END}\n", False)
+    return Example(np.array(ids[:-1], np.int16), np.array(trained[:-1], np.bool_))
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def write_shards(tokenizer_file: Path, folder: Path, *, seed: int, count: int) -> None:
+    """Fill `folder` with `count` shards, one after the other; each appears whole."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    stream, rng = tasks(seed), random.Random(f"slips {seed}")
+    for number in range(count):
+        examples = [
+            encode_dialogue(tokenizer, dialogue(task, rng, SLIP_SHARE))
+            for task in islice(stream, SHARD_DIALOGUES)
+        ]
+        partial = folder / f"shard-{number:03d}.partial.npz"
+        np.savez(
+            partial,
+            ids=np.concatenate([example.ids for example in examples]),
+            trained=np.concatenate([example.trained for example in examples]),
+            lengths=np.array([len(example.ids) for example in examples], np.int32),
+        )
+        partial.rename(folder / f"shard-{number:03d}.npz")
+
+
+def read_shard(path: Path) -> list[Example]:
+    """The examples of one shard."""
+    with np.load(path) as shard:
+        ends = np.cumsum(shard["lengths"])[:-1]
+        ids, trained = np.split(shard["ids"], ends), np.split(shard["trained"], ends)
+    return [Example(*pair) for pair in zip(ids, trained, strict=True)]
+
+
+def batches(folder: Path, *, size: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Endless batches (ids [size, T] padded with 0, trained [size, T]) of similar length.
+
+    Shards are read in order as they appear; when none is left, from the first again.
+    """
+    rng = random.Random(f"batches {seed}")
+    number = 0
+    while True:
+        path = folder / f"shard-{number:03d}.npz"
+        if not path.exists():
+            number = 0
+            continue
+        yield from _batches_of(read_shard(path), size, rng)
+        number += 1
+
+
+def _batches_of(
+    examples: list[Example], size: int, rng: random.Random
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    examples.sort(key=lambda example: len(example.ids) + rng.random() * 24)
+    groups = [examples[at : at + size] for at in range(0, len(examples) - size + 1, size)]
+    rng.shuffle(groups)
+    for group in groups:
+        length = max(len(example.ids) for example in group)
+        ids = np.zeros((size, length), np.int64)
+        trained = np.zeros((size, length), np.bool_)
+        for row, example in enumerate(group):
+            ids[row, : len(example.ids)] = example.ids
+            trained[row, : len(example.ids)] = example.trained
+        yield ids, trained
