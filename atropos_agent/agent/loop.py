@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -53,6 +54,9 @@ class _Stop(Exception):  # noqa: N818  control flow inside this module, never se
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+TOOL_GRACE_S = 1.0
+"""A tool that heeds its deadline returns by itself, its sandbox whole; others are cut this much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +265,15 @@ class Loop:
         return result
 
     async def _within_limits(self, call: ToolCall) -> ToolResult:
-        limit = asyncio.get_running_loop().time() + self.config.tool_timeout_s
-        if self.deadline is not None and self.deadline < limit:
-            limit = self.deadline
+        own = asyncio.get_running_loop().time() + self.config.tool_timeout_s
+        last = math.inf if self.deadline is None else self.deadline + TOOL_GRACE_S
         try:
-            async with asyncio.timeout_at(limit) as scope:
+            async with asyncio.timeout_at(min(own, last)) as scope:
                 return await self.setting.execute_tool(call)
         except TimeoutError:
             if not scope.expired():
                 raise
-        if limit == self.deadline:
+        if last < own:
             self.wall_time_in = "tool"
             raise _Stop(StopReason.WALL_TIME)
         error = f"{call.name} did not return within {self.config.tool_timeout_s:g} s"

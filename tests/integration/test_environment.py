@@ -1,0 +1,143 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig, load_run_config, validate
+from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.errors import ConfigError, ServerUnreachable, TaskError
+from atropos_agent.parser import render_call
+from atropos_agent.plugins import load
+from atropos_agent.testing import FakePolicy
+from atropos_agent.trajectory import StopReason
+from tests.chatml import chatml_renderer
+from tests.spelling import Spelling, Word, solve
+
+RENDERER = chatml_renderer()
+STOP = int(RENDERER.certificate.close_ids[0])
+LOOK = render_call("terminal", {"command": "ls -A; touch seen"})
+CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+
+
+def spelling(scripts, *, retries=0, group_size=4, slots=2, **agent) -> Spelling:
+    return Spelling(
+        FakePolicy(scripts, RENDERER, stop_id=STOP),
+        RENDERER,
+        config=EnvConfig(group_size=group_size, infrastructure_retries=retries),
+        agent=AgentConfig(**agent),
+        sandbox=SandboxConfig(slots=slots),
+    )
+
+
+async def test_a_rollout_is_scored_by_what_the_sandbox_holds():
+    async with spelling(solve) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.score, rollout.parts) == (1.0, {"file": 1.0})
+    assert rollout.result.stop_reason is StopReason.FINAL_ANSWER
+    assert rollout.isolation["unsafe"] is False
+
+
+async def test_a_group_is_more_rollouts_than_slots_each_in_a_fresh_workspace():
+    def once(messages, step):
+        return (
+            solve(messages, step) if step > 1 else LOOK
+        )
+
+    async with spelling(once, group_size=6) as env:
+        group = await env.collect_group(Word("cat"))
+        scored, backlog = await env.collect_trajectories(Word("dog"))
+        single, _ = await env.collect_trajectory(Word("dog"))
+    assert [rollout.index for rollout in group.rollouts] == list(range(6))
+    assert {rollout.result.steps[0].tool_results[0].output for rollout in group.rollouts} == {""}
+    assert len({rollout.id for rollout in group.rollouts}) == 6
+    assert {len(scored[key]) for key in ("tokens", "masks", "scores", "inference_logprobs")} == {6}
+    assert (backlog, len(single["tokens"])) == ([], 1)
+
+
+async def test_rollouts_of_a_group_are_sampled_with_different_seeds_reproducibly():
+    async def seeds():
+        async with spelling(solve) as env:
+            await env.collect_group(Word("cat"))
+            return sorted(request.sampling.seed for request in env.policy.requests)
+
+    first = await seeds()
+    assert len(set(first)) == len(first) == 8
+    assert await seeds() == first
+
+
+@pytest.mark.parametrize("word", ["unscorable", "untaskable", "infinite"])
+async def test_an_environment_that_fails_costs_its_rollout_and_is_named(word):
+    async with spelling(solve) as env:
+        broken, whole = await asyncio.gather(env.rollout(Word(word)), env.rollout(Word("cat")))
+    assert (broken.score, broken.result.error_type) == (None, "TaskError")
+    assert word in broken.result.error
+    assert whole.score == 1.0
+
+
+async def test_a_dead_server_is_tried_again_and_never_scored():
+    async with spelling(lambda messages, step: ServerUnreachable("nobody"), retries=2) as env:
+        rollout = await env.rollout(Word("cat"))
+        group, _ = await env.collect_trajectories(Word("cat"))
+    assert (rollout.score, rollout.attempts, rollout.result.error_type) == (None, 3, "ServerUnreachable")
+    assert group is None
+
+
+async def test_one_failing_rollout_leaves_the_others():
+    calls = iter(range(100))
+
+    def sometimes(messages, step):
+        return ServerUnreachable("nobody") if next(calls) == 0 else solve(messages, step)
+
+    async with spelling(sometimes) as env:
+        group = await env.collect_group(Word("cat"))
+    scores = [rollout.score for rollout in group.rollouts]
+    assert sorted(scores, key=str) == [1.0, 1.0, 1.0, None]
+
+
+async def test_killing_everything_in_the_sandbox_is_scored_not_retried():
+    def hostile(messages, step):
+        return render_call("terminal", {"command": "kill -9 -1"}) if step == 1 else "done"
+
+    async with spelling(hostile, retries=2) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.score, rollout.attempts) == (0.0, 1)
+
+
+async def test_waiting_for_the_server_is_not_held_against_the_policy():
+    slow = FakePolicy(solve, RENDERER, stop_id=STOP, delay_s=30)
+    agent = AgentConfig(max_wall_time_s=0.3)
+    async with Spelling(slow, RENDERER, config=EnvConfig(infrastructure_retries=0), agent=agent) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.result.stop_reason, rollout.score) == (StopReason.WALL_TIME, None)
+
+
+async def test_a_command_that_outlives_the_rollout_is_scored():
+    def sleeper(messages, step):
+        return render_call("terminal", {"command": "printf tac > answer.txt; sleep 60"})
+
+    async with spelling(sleeper, max_wall_time_s=0.7) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.result.stop_reason, rollout.score) == (StopReason.WALL_TIME, 1.0)
+
+
+async def test_validate_proves_items_in_the_sandbox():
+    async with spelling([]) as env:
+        proofs = await env.validate([Word("cat"), Word("dog")])
+        with pytest.raises(TaskError):
+            await env.get_item("cat")
+    assert all(proof.holds for proof in proofs)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_every_config_is_valid_down_to_its_environment(path):
+    config = load_run_config(path, environ={})
+    env_type = load("environments", config.environment)
+    assert issubclass(env_type, AgentEnv)
+    assert validate(env_type.config_type, config.env, source=str(path)).group_size > 0
+
+
+async def test_what_is_wrong_in_the_env_section_is_located():
+    config = load_run_config(CONFIGS[0], ["--env.famlies=x"], {})
+    with pytest.raises(ConfigError, match=r"env\.famlies: unknown key"):
+        async with open_environment(config):
+            pass
