@@ -73,12 +73,11 @@ class ToolSchema:
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a call may use. `deadline` is in the event loop's time, in seconds: a tool returns by then,
-    or is cut off soon after. `emit` takes one line on what the tool is doing, for whoever watches."""
+    or is cut off soon after."""
 
     sandbox: Sandbox | None = None
     rollout_id: str = ""
     deadline: float | None = None
-    emit: Callable[[str], None] | None = None
 
 
 class Tool(Protocol):
