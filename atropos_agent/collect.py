@@ -127,8 +127,14 @@ class Collector(Generic[ItemT]):
         """Write in a thread; a cancel leaves the write running, and `run` waits for it."""
         task = asyncio.create_task(asyncio.to_thread(write, *arguments))
         self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        task.add_done_callback(self._written)
         await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        """Forget a finished write; the failure of one whose caller was cancelled is logged here."""
+        self._writes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("a write failed: %s", error)
 
     async def run(self) -> Progress:
         """Collect until done. Raises ProviderError after several groups in a row failed for the server's

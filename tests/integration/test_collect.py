@@ -1,0 +1,119 @@
+import asyncio
+
+import pytest
+
+from atropos_agent.collect import Collector
+from atropos_agent.config import CollectConfig, EnvConfig, SandboxConfig
+from atropos_agent.errors import ProviderError, RunDirectoryError, ServerUnreachable
+from atropos_agent.rundir import RunDir, read_groups
+from atropos_agent.testing import FakePolicy
+from atropos_agent.trajectory import StopReason
+from tests.chatml import chatml_renderer
+from tests.spelling import Spelling, solve, solve_some
+
+RENDERER = chatml_renderer()
+STOP = int(RENDERER.certificate.close_ids[0])
+MANIFEST = {"identity": {"environment": "spelling"}}
+
+
+def spelling(scripts, *, delay_s=0.0, slots=4) -> Spelling:
+    return Spelling(
+        FakePolicy(scripts, RENDERER, stop_id=STOP, delay_s=delay_s),
+        RENDERER,
+        config=EnvConfig(group_size=3, infrastructure_retries=0),
+        sandbox=SandboxConfig(slots=slots),
+    )
+
+
+async def collect(path, scripts=solve, *, groups=4, resume=False, **options):
+    env_options = {key: options.pop(key) for key in ("delay_s", "slots") if key in options}
+    async with spelling(scripts, **env_options) as env:
+        with RunDir.open(path, MANIFEST) if resume else RunDir.create(path, MANIFEST) as log:
+            return await Collector(env, log, CollectConfig(groups=groups, **options)).run()
+
+
+def rollouts_of(path) -> dict[str, float]:
+    """Every recorded rollout and when it started; fails on a rollout recorded twice."""
+    found: dict[str, float] = {}
+    for record in read_groups(path):
+        for rollout in record.rollouts:
+            assert rollout.id not in found, f"{rollout.id} is recorded twice"
+            found[rollout.id] = rollout.started_at
+    return found
+
+
+async def test_what_is_collected_is_on_disk_with_its_tokens(tmp_path):
+    progress = await collect(tmp_path / "run")
+    records = list(read_groups(tmp_path / "run"))
+    assert (progress.groups_done, progress.rollouts_done, progress.mean_reward) == (4, 12, 1.0)
+    assert [len(record.group["tokens"]) for record in records] == [3, 3, 3, 3]
+    assert all(
+        rollout.result.stop_reason is StopReason.FINAL_ANSWER for r in records for rollout in r.rollouts
+    )
+    assert len({record.item_id for record in records}) == 4
+
+
+async def test_going_on_repeats_nothing(tmp_path):
+    await collect(tmp_path / "run", groups=2)
+    before = rollouts_of(tmp_path / "run")
+    progress = await collect(tmp_path / "run", groups=5, resume=True)
+    after = rollouts_of(tmp_path / "run")
+    assert (progress.groups_resumed, progress.groups_done, len(after)) == (2, 3, 15)
+    assert before.items() <= after.items()
+
+
+async def test_a_cancel_keeps_finished_rollouts_and_going_on_takes_them_over(tmp_path):
+    slow = {"delay_s": 0.1, "slots": 2}
+    running = asyncio.create_task(collect(tmp_path / "run", groups=3, **slow))
+    pending = tmp_path / "run" / "pending"
+    while not (pending.exists() and any(pending.iterdir())):  # noqa: ASYNC110  a folder tells nobody
+        await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    progress = await collect(tmp_path / "run", groups=3, resume=True)
+    assert progress.rollouts_kept >= 1
+    assert progress.rollouts_done == 9 - progress.rollouts_kept
+    assert len(rollouts_of(tmp_path / "run")) == 9
+
+
+async def test_a_dead_server_stops_the_run_and_keeps_earlier_groups(tmp_path):
+    calls = iter(range(1000))
+
+    def dies(messages, step):
+        return solve(messages, step) if next(calls) < 12 else ServerUnreachable("nobody at http://x")
+
+    with pytest.raises(ProviderError, match="nobody at http://x"):
+        await collect(tmp_path / "run", dies, groups=50, slots=1)
+    kept = rollouts_of(tmp_path / "run")
+    assert len(kept) >= 3
+    await collect(tmp_path / "run", groups=4, resume=True)
+    assert kept.items() <= rollouts_of(tmp_path / "run").items()
+
+
+async def test_groups_of_equal_rewards_are_dropped_on_demand_but_stay_on_record(tmp_path):
+    progress = await collect(tmp_path / "run", solve_some, groups=4, zero_variance="drop")
+    records = list(read_groups(tmp_path / "run"))
+    assert [record.dropped for record in records] == ["zero_variance"] * 4
+    assert all(record.group is not None for record in records)
+    assert progress.groups_mixed == 0
+
+
+async def test_mixed_groups_are_counted(tmp_path):
+    turns = iter(range(1000))
+
+    def every_other(messages, step):
+        return solve(messages, step) if step > 1 or next(turns) % 2 else "I give up"
+
+    progress = await collect(tmp_path / "run", every_other, groups=2)
+    assert progress.groups_mixed == 2
+
+
+async def test_a_full_disk_stops_the_run_with_its_reason(tmp_path):
+    path = tmp_path / "run"
+    async with spelling(solve) as env:
+        with RunDir.create(path, MANIFEST) as log:
+            (path / "groups.jsonl").unlink()
+            (path / "groups.jsonl").symlink_to("/dev/full")
+            with pytest.raises(RunDirectoryError, match="No space left"):
+                await Collector(env, log, CollectConfig(groups=4)).run()
