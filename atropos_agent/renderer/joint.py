@@ -17,11 +17,13 @@ UNREPORTED_STOP = "unreported_stop"
 @dataclass(frozen=True, slots=True)
 class Joint:
     """How much of a suffix is not to be appended: its first `characters`, which are its first `ids` ids
-    (None where a token straddles that place). `close_ids` of the appended ids belong to the close."""
+    (None where a token straddles that place). `close_ids` of the appended ids belong to the close.
+    `closed` is True where the sampled tokens end the turn themselves."""
 
     characters: int = 0
     ids: int | None = 0
     close_ids: int = 0
+    closed: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -68,7 +70,7 @@ def join(
         return closed if own else Joint(closed.characters, closed.ids, notes=(FOREIGN_CLOSE,))
     if _ends_with_close(suffix, sampled, tokens):
         return closed
-    return Joint(close_ids=suffix.close_ids, notes=(UNREPORTED_STOP,) if finish is FinishReason.STOP else ())
+    return Joint(close_ids=suffix.close_ids, closed=False, notes=(UNREPORTED_STOP,) if finish is FinishReason.STOP else ())
 
 
 def _overlap(suffix: Suffix, sampled: TokenIds, tokens: Tokens) -> int:

@@ -90,10 +90,12 @@ class Renderer:
         """
         from transformers import AutoTokenizer
 
+        if (isinstance(source, Path) or source.startswith(("/", "."))) and not Path(source).is_dir():
+            raise RenderError(f"no folder {str(source)!r} to load a tokenizer from")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source))
             stop_ids = _generation_stops(str(source))
-        except (OSError, ValueError, LookupError, ImportError, AttributeError, TypeError) as error:
+        except Exception as error:  # the tokenizers library raises it bare for a malformed file
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RenderError(
                 f"no tokenizer from {str(source)!r}: {first}; give a folder with tokenizer.json or a hub name"
@@ -196,12 +198,12 @@ class Renderer:
         ids = self._tokens.encode(text[joint.characters :]) if joint.ids is None else suffix.ids[joint.ids :]
         text = text[joint.characters :]
         close_ids = joint.close_ids
-        if finish is not FinishReason.STOP and joint.characters == 0 and self._leaves_reasoning_open(sampled):
+        if finish is not FinishReason.STOP and not joint.closed and self._leaves_reasoning_open(sampled):
             ids = np.concatenate([self._reasoning_close, ids])
             text = f"</think>{text}"
             close_ids += len(self._reasoning_close)
             notes.append(REASONING_CLOSED)
-        if certificate.joint == "non-canonical" and joint.ids == 0:
+        if certificate.joint == "non-canonical" and not joint.closed:
             notes.append(NON_CANONICAL_JOINT)
         return Bridge(ids, text, close_ids, tuple(notes))
 

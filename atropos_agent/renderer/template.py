@@ -79,7 +79,7 @@ class ChatTemplate:
             return False
 
     def _render(self, messages: Sequence[Message], *, prompt: bool, parts: bool) -> str:
-        shown: Sequence[object] = messages
+        shown: list[object] = [*messages]
         if parts:
             shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         try:

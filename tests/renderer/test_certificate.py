@@ -1,0 +1,103 @@
+"""What is certified of each template, and why the others are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from atropos_agent.errors import RenderError
+from atropos_agent.renderer import Certificate, Renderer
+from atropos_agent.trajectory import FinishReason, Message
+from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
+
+REFUSED = {"depends_on_text", "depends_on_turn", "one_turn"}
+
+
+def certificate_of(name: str) -> Certificate:
+    return Renderer(tokenizer_for(name)).certificate
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_bridge_is_certified_exactly_where_it_exists(name: str):
+    certificate = certificate_of(name)
+    assert certificate.bridge == (name not in REFUSED)
+    assert certificate.bridge == (not any(reason.startswith("bridge") for reason in certificate.reasons))
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_history_is_stable_exactly_where_nothing_is_rewritten(name: str):
+    certificate = certificate_of(name)
+    assert certificate.history_stable == (
+        name in {"chatml", "glm", "llama", "hidden_branch", "parts", "dated"}
+    )
+    assert certificate.history_stable or certificate.reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("chatml", "<|im_end|>"),
+        ("qwen3", "<|im_end|>"),
+        ("llama", "<|eot|>"),
+        ("alternating", "</s>"),
+        ("plain_close", "\n### end"),
+        ("glm", ""),
+    ],
+)
+def test_the_close_is_found(name: str, close: str):
+    renderer = Renderer(tokenizer_for(name))
+    assert renderer.certificate.close_text == close
+    assert renderer.decode(renderer.encode(close)) == close
+
+
+def test_a_header_that_ends_the_turn_is_a_stop_and_no_close():
+    tokenizer = tokenizer_for("glm")
+    tokenizer.eos_token = "<|endoftext|>"
+    renderer = Renderer(tokenizer)
+    assert renderer.certificate.close_ids == ()
+    assert renderer.stop_ids == set(renderer.encode("<|user|><|endoftext|>").tolist())
+
+
+def test_habits_are_recognised():
+    assert [name for name in sorted(TEMPLATES) if certificate_of(name).strips_reasoning] == ["qwen3"]
+    assert [name for name in sorted(TEMPLATES) if certificate_of(name).trims] == ["qwen3", "trimming"]
+    assert [name for name in sorted(TEMPLATES) if certificate_of(name).opens_reasoning] == ["open_think"]
+
+
+def test_only_a_close_that_begins_in_plain_text_is_joined_non_canonically():
+    loose = [name for name in sorted(TEMPLATES) if certificate_of(name).joint == "non-canonical"]
+    assert loose == ["break_before_close", "plain_close"]
+
+
+def test_an_end_token_that_eats_white_space_keeps_its_bridge():
+    certificate = Renderer(tokenizer_for("chatml", rstrip_end=True)).certificate
+    assert certificate.bridge
+    assert certificate.joint == "canonical"
+    assert len(certificate.close_ids) == 1
+
+
+def test_a_refused_shape_is_named_and_costs_no_bridge():
+    certificate = certificate_of("alternating")
+    assert certificate.bridge
+    assert any(r.startswith("shape: a system prompt") and "must alternate" in r for r in certificate.reasons)
+
+
+def test_without_a_bridge_the_reasons_are_raised():
+    renderer = Renderer(tokenizer_for("depends_on_text"))
+    talk: list[Message] = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "hi"},
+        {"role": "user", "content": "more"},
+    ]
+    with pytest.raises(RenderError, match="depends on that text"):
+        renderer.bridge(talk, renderer.encode("hi"), finish=FinishReason.STOP, conversation_length=9, turn=1)
+
+
+def test_the_certificate_is_kept_for_equal_templates_and_tokenizers():
+    assert certificate_of("chatml") is certificate_of("chatml")
+    assert certificate_of("chatml").key != certificate_of("qwen3").key
+    with_argument = Renderer(tokenizer_for("chatml"), template_arguments={"enable_thinking": False})
+    assert with_argument.certificate.key != certificate_of("chatml").key
+
+
+def test_enough_probes_were_made():
+    assert certificate_of("chatml").probes > 500
