@@ -11,7 +11,7 @@ import orjson
 
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing.codecs import TokenizerCodec
-from atropos_agent.testing.fake_server import FakeServer, tool_turns
+from atropos_agent.testing.fake_server import CONTEXT_LENGTH, FakeServer, tool_turns
 
 
 async def _serve(server: FakeServer, port: int) -> None:
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=0)
     parser.add_argument("--call", default="<tool_call>{}</tool_call>")
     parser.add_argument("--final", default="done")
+    parser.add_argument("--context-length", type=int, default=CONTEXT_LENGTH)
     parser.add_argument("--delay-s", type=float, default=0.0)
     given = parser.parse_args()
     codec = None if given.tokenizer is None else TokenizerCodec(given.tokenizer)
@@ -41,6 +42,7 @@ def main() -> None:
         codec,
         wire=given.wire,
         stop_id=None if codec is None else codec.token_id(given.stop_token),
+        context_length=given.context_length,
         delay_s=given.delay_s,
         record=False,
     )

@@ -96,6 +96,7 @@ class FakeServer:
         stop_id: int | None = None,
         render: Render | None = None,
         model: str = MODEL,
+        context_length: int = CONTEXT_LENGTH,
         delay_s: float = 0.0,
         retry_after_s: float | None = None,
         logprob_mode: LogprobMode = LogprobMode.RAW,
@@ -106,6 +107,7 @@ class FakeServer:
         self.stop_id = ByteCodec.end_of_turn if codec is None and stop_id is None else stop_id
         self.wire = wire
         self.model = model
+        self.context_length = context_length
         self.delay_s = delay_s
         self.retry_after_s = retry_after_s
         self.asks: list[FakeAsk] = []
@@ -245,15 +247,15 @@ class FakeServer:
         if path == "/v1/models":
             entry: answers.Object = {"id": self.model, "object": "model"}
             if llama:
-                entry |= {"owned_by": "llamacpp", "meta": {"n_ctx": CONTEXT_LENGTH}}
+                entry |= {"owned_by": "llamacpp", "meta": {"n_ctx": self.context_length}}
             elif self.wire is Wire.VLLM:
-                entry |= {"owned_by": "vllm", "max_model_len": CONTEXT_LENGTH}
+                entry |= {"owned_by": "vllm", "max_model_len": self.context_length}
             return {"object": "list", "data": [entry]}
         if path == "/health":
             return {"status": "ok"}
         if path == "/props" and llama:
             end = "" if self.stop_id is None else self.codec.decode([self.stop_id])
-            return {"default_generation_settings": {"n_ctx": CONTEXT_LENGTH}, "eos_token": end}
+            return {"default_generation_settings": {"n_ctx": self.context_length}, "eos_token": end}
         if path == "/tokenize" and llama:
             return {"tokens": [int(i) for i in self.codec.encode(str(orjson.loads(body)["content"]))]}
         return None
