@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from atropos_agent.config import RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.rundir import RunDir, read_manifest
-from atropos_agent.sinks.report import write_report
+from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.trajectory import LogprobMode
 
 EPILOG = """Examples:
@@ -85,12 +86,17 @@ async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any])
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
     finally:
-        decode = None if env.renderer is None else env.renderer.pieces
-        report = await asyncio.to_thread(write_report, path, decode=decode)
+        report = await asyncio.to_thread(write_report, path, decode=_decoder(env))
         _summarise(collector.progress, path, report)
         if not finished or collector.progress.groups_failed:
             out.print(f"go on with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
     return finished
+
+
+def _decoder(env: AgentEnv[Any]) -> Callable[[Sequence[int]], list[str]] | None:
+    """How the report shows single tokens."""
+    renderer = env.renderer
+    return None if renderer is None else lambda ids: visible_pieces(renderer.token_bytes(ids))
 
 
 def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:

@@ -164,6 +164,10 @@ class Renderer:
         """The ids int32[n] whose bytes these are; None where any is unknown or ambiguous."""
         return self._tokens.ids_from_bytes(token_bytes)
 
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes that each id stands for by itself, special tokens as they are written."""
+        return self._tokens.token_bytes(ids)
+
     def neutralise(self, text: str) -> str:
         """`text` with every control token broken by U+200B, so that it encodes to no control id."""
         return self._tokens.neutralise(text)

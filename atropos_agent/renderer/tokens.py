@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +70,17 @@ class Tokens:
         ids = [table.get(piece) for piece in token_bytes]
         return None if None in ids else np.array(ids, np.int32)
 
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """What each id stands for by itself; not always whole UTF-8."""
+        return [self._bytes_of(token) for token in ids]
+
+    def _bytes_of(self, token: int) -> bytes:
+        text = self._backend.id_to_token(token) or ""
+        alphabet = _byte_alphabet()
+        if self._byte_level and token not in self._added and all(char in alphabet for char in text):
+            return bytes(alphabet[char] for char in text)
+        return self._backend.decode([token], skip_special_tokens=False).encode()
+
     def neutralise(self, text: str) -> str:
         """`text` with every control token broken by U+200B after its first character, so that no control
         id comes out of encoding it. What cannot be broken that way is removed."""
@@ -119,6 +130,7 @@ def _looks_like_tag(text: str) -> bool:
     return len(text) > 2 and pair in {"<>", "[]"}
 
 
+@cache
 def _byte_alphabet() -> dict[str, int]:
     """The characters that byte-level vocabularies write bytes with."""
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
