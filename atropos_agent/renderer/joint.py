@@ -70,7 +70,8 @@ def join(
         return closed if own else Joint(closed.characters, closed.ids, notes=(FOREIGN_CLOSE,))
     if _ends_with_close(suffix, sampled, tokens):
         return closed
-    return Joint(close_ids=suffix.close_ids, closed=False, notes=(UNREPORTED_STOP,) if finish is FinishReason.STOP else ())
+    notes = (UNREPORTED_STOP,) if finish is FinishReason.STOP else ()
+    return Joint(close_ids=suffix.close_ids, closed=False, notes=notes)
 
 
 def _overlap(suffix: Suffix, sampled: TokenIds, tokens: Tokens) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atropos_agent.errors import BridgeMismatch, RenderError
@@ -46,6 +46,7 @@ def bridge_after(
 
 
 @pytest.mark.parametrize("name", STABLE)
+@settings(max_examples=40)
 @given(question=TEXT, turns=st.lists(st.tuples(TEXT, ENDS, TEXT), min_size=1, max_size=4))
 def test_what_was_appended_is_what_the_template_renders(name, question, turns):
     renderer = renderer_for(name)
@@ -65,6 +66,7 @@ def test_what_was_appended_is_what_the_template_renders(name, question, turns):
 
 
 @pytest.mark.parametrize("name", REWRITING)
+@settings(max_examples=40)
 @given(TEXT, ENDS, TEXT)
 def test_a_template_that_rewrites_the_assistant_is_no_mismatch(name, text, end, answer):
     renderer = renderer_for(name)
