@@ -174,8 +174,6 @@ class BubblewrapLauncher:
             flags += ["--ro-bind-try", name, name]
         if self._interpreter.bind:
             flags += ["--ro-bind", self._interpreter.bind, self._interpreter.bind]
-        for source, target in resolved_binds(self._spec):
-            flags += ["--ro-bind", source, target]
         flags += ["--proc", "/proc", "--dev", "/dev"]
         sizes = (
             ("/tmp", rootfs.TMP_BYTES),  # noqa: S108 the slot's own
@@ -184,6 +182,8 @@ class BubblewrapLauncher:
         )
         for target, size in sizes:
             flags += ["--size", str(size), "--tmpfs", target]
+        for source, target in resolved_binds(self._spec):
+            flags += ["--ro-bind", source, target]
         return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
     def _watch(self, process: subprocess.Popen[bytes]) -> SlotProcess:

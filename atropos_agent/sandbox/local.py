@@ -198,7 +198,11 @@ class _Run:
                 return ExecStatus.TIMEOUT
             if sum(capture.total for capture in self._captures) > self._limit:
                 return ExecStatus.OUTPUT_LIMIT
-            self._serve(_TICK_S)
+            if self._selector.get_map():
+                self._serve(_TICK_S)
+            else:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_TICK_S)
         return None
 
     def _drain(self) -> None:

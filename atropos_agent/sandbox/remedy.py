@@ -23,12 +23,10 @@ _CONTAINER = (
 _UNSAFE = "--sandbox.backend=local runs commands WITHOUT any isolation (UNSAFE)"
 
 
-def remedies(refusals: Sequence[str]) -> str:
+def remedies(refusals: Sequence[str], platform: str = sys.platform) -> str:
     """One sentence with what was found wrong on this machine and what cures it."""
-    if sys.platform != "linux":
-        return (
-            f"Sandboxes need Linux; this is {sys.platform}: use a Linux machine, VM or container. {_UNSAFE}"
-        )
+    if platform != "linux":
+        return f"Sandboxes need Linux; this is {platform}: use a Linux machine, VM or container. {_UNSAFE}"
     found = [cure for name, bad, cure in _SWITCHES if _setting(name) == bad]
     if _in_container() or (not found and any("mount proc" in refusal for refusal in refusals)):
         found.append(_CONTAINER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,12 @@ class SlotProcess:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     groups: MemoryGroups | None = None
     memory: SlotMemory | None = None
+
+    def end(self) -> None:
+        """Kill what is left, if anything is."""
+        if not self.gone.is_set():
+            with contextlib.suppress(SandboxError):
+                self.kill()
 
     def ended(self) -> None:
         """To be called once the slot's pid 1 is reaped: nothing of it is left but its empty cgroup."""
@@ -112,7 +119,7 @@ class SupervisedSandbox(WorkspaceFiles):
                 result = _result(frame, self._spec.output_kept_bytes)
                 struck = memory is not None and memory.kills() > kills
             except (SandboxLost, frames.FrameError, OSError) as error:
-                self._link.abandon(str(error))
+                self._distrust(str(error))
                 lost_after = time.monotonic() - started
                 return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after)
         if struck and result.status not in (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT):
@@ -126,7 +133,7 @@ class SupervisedSandbox(WorkspaceFiles):
             async with asyncio.timeout(GRACE_S):
                 await self._process.gone.wait()
         except TimeoutError:
-            self._process.kill()
+            self._process.end()
             async with asyncio.timeout(_GONE_S):
                 await self._process.gone.wait()
 
@@ -138,6 +145,7 @@ class SupervisedSandbox(WorkspaceFiles):
 
     def _distrust(self, reason: str) -> None:
         self._link.abandon(reason)
+        self._process.end()
 
 
 def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | None, cwd: str) -> None:

@@ -12,7 +12,6 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.command import HostGoneError, end_everything
@@ -20,7 +19,6 @@ from atropos_agent.sandbox.inside.rootfs import WORKSPACE
 
 _CHUNK = 1 << 20
 _LISTING_BYTES = 8 << 20
-_T = TypeVar("_T")
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
 
@@ -176,23 +174,36 @@ class Workspace:
         return frames.encode({"entries": entries}, b"".join(parts))
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Every path with its lstat; names longer than the kernel accepts end a branch."""
+        """Every path with its lstat. Directories whose mode forbids looking are opened until the walk ends;
+        names longer than the kernel accepts end a branch."""
         waiting = [self._root]
-        while waiting:
-            directory = waiting.pop()
-            try:
-                names = _despite_mode(directory, lambda: sorted(os.listdir(directory)))  # noqa: B023 called at once
-            except OSError:
-                continue
-            for name in names:
-                path = f"{directory}/{name}"
-                try:
-                    status = os.lstat(path)
-                except OSError:
-                    continue
-                yield path, status
-                if stat.S_ISDIR(status.st_mode):
-                    waiting.append(path)
+        opened: list[tuple[str, int]] = []
+        try:
+            while waiting:
+                directory = waiting.pop()
+                for name in _names(directory, opened):
+                    path = f"{directory}/{name}"
+                    try:
+                        status = os.lstat(path)
+                    except OSError:
+                        continue
+                    yield path, status
+                    if stat.S_ISDIR(status.st_mode):
+                        waiting.append(path)
+        finally:
+            for directory, mode in reversed(opened):
+                os.chmod(directory, mode)
+
+
+def _names(directory: str, opened: list[tuple[str, int]]) -> list[str]:
+    try:
+        if not os.access(directory, os.R_OK | os.X_OK):
+            mode = stat.S_IMODE(os.lstat(directory).st_mode)
+            os.chmod(directory, mode | stat.S_IRWXU)
+            opened.append((directory, mode))
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
 def _write_one(path: str, data: bytes, mode: int) -> None:
@@ -209,21 +220,15 @@ def _write_one(path: str, data: bytes, mode: int) -> None:
 def _content(path: str, status: os.stat_result, limit: int) -> bytes:
     if limit <= 0 or status.st_size == 0:
         return b""
-    descriptor = _despite_mode(path, lambda: _open_regular(path, os.O_RDONLY))
+    readable = os.access(path, os.R_OK)
+    if not readable:
+        os.chmod(path, stat.S_IRUSR)
+    try:
+        descriptor = _open_regular(path, os.O_RDONLY)
+    finally:
+        if not readable:
+            os.chmod(path, stat.S_IMODE(status.st_mode))
     try:
         return _read_up_to(descriptor, limit)
     finally:
         os.close(descriptor)
-
-
-def _despite_mode(path: str, act: Callable[[], _T]) -> _T:
-    """`act()` on a path of ours; if its mode forbids it, with the mode opened for that moment."""
-    try:
-        return act()
-    except PermissionError:
-        mode = stat.S_IMODE(os.lstat(path).st_mode)
-        os.chmod(path, mode | stat.S_IRWXU)
-        try:
-            return act()
-        finally:
-            os.chmod(path, mode)

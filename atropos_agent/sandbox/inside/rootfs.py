@@ -49,8 +49,6 @@ def build(*, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str,
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     _enter_empty_root()
     _show_system()
-    for source, target in binds:
-        _bind(source, target)
     _make_devices()
     for name in ("/proc", "/tmp", WORKSPACE):  # noqa: S108 the slot's own /tmp
         os.makedirs(name, exist_ok=True)
@@ -60,6 +58,8 @@ def build(*, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str,
     linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, _SHM_OPTIONS)  # noqa: S108
     options = f"size={workspace_bytes},nr_inodes={workspace_inodes},mode=755"
     linux.mount("tmpfs", WORKSPACE, "tmpfs", flags, options)
+    for source, target in binds:
+        _bind(source, target)
     linux.detach(OLD)
     os.rmdir(OLD)
     linux.mount(None, "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | flags)

@@ -1,0 +1,122 @@
+import pytest
+
+from atropos_agent.sandbox import FileEntry
+
+pytestmark = pytest.mark.integration
+
+
+async def test_what_is_written_is_read_by_commands_and_by_us(any_sandbox):
+    files = {"a/b/c.bin": bytes(range(256)), "/workspace/é.txt": b"", "x": b"1"}
+    await any_sandbox.write_files(files, mode=0o640)
+    assert [await any_sandbox.read_file(path) for path in files] == list(files.values())
+    assert (await any_sandbox.exec("stat -c %a x; wc -c < a/b/c.bin")).stdout.split() == [b"640", b"256"]
+
+
+async def test_writing_replaces_the_whole_file(any_sandbox):
+    await any_sandbox.write_files({"f": b"a long first text"}, mode=0o755)
+    await any_sandbox.write_files({"f": b"short"})
+    assert await any_sandbox.read_file("f") == b"short"
+    assert (await any_sandbox.snapshot())["f"].mode == 0o644
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../etc/passwd", "/tmp/x", "/workspace/../etc/passwd", "/proc/1/environ"]
+)
+async def test_paths_outside_the_workspace_are_refused(any_sandbox, path):
+    with pytest.raises(PermissionError):
+        await any_sandbox.read_file(path)
+    with pytest.raises(PermissionError):
+        await any_sandbox.write_files({path: b"x"})
+
+
+@pytest.mark.parametrize(
+    "link", ["/etc/passwd", "/etc", "/proc/self/fd/0", "../../../etc/passwd", "/dev/null"]
+)
+async def test_links_out_of_the_workspace_are_refused(any_sandbox, link):
+    await any_sandbox.exec(f"ln -s {link} l; mkdir d; ln -s {link} d/l")
+    for path in ("l", "d/l", "l/passwd"):
+        with pytest.raises(OSError):  # noqa: PT011 which one depends on what the link names
+            await any_sandbox.read_file(path)
+        with pytest.raises(OSError):  # noqa: PT011
+            await any_sandbox.write_files({path: b"overwritten"})
+    assert b"root" in (await any_sandbox.exec("cat /etc/passwd")).stdout
+
+
+async def test_links_within_the_workspace_are_followed(any_sandbox):
+    await any_sandbox.exec("mkdir d; echo hi > d/f; ln -s d/f l; ln -s d e")
+    assert await any_sandbox.read_file("l") == await any_sandbox.read_file("e/f") == b"hi\n"
+
+
+async def test_reading_never_blocks_and_never_reads_what_is_no_file(any_sandbox):
+    await any_sandbox.exec("mkfifo pipe; mkdir d; ln -s loop loop")
+    for path, error in (
+        ("pipe", OSError),
+        ("d", IsADirectoryError),
+        ("none", FileNotFoundError),
+        ("loop", OSError),
+    ):
+        with pytest.raises(error):
+            await any_sandbox.read_file(path)
+    with pytest.raises(OSError):  # noqa: PT011
+        await any_sandbox.write_files({"pipe": b"x"})
+    with pytest.raises(IsADirectoryError):
+        await any_sandbox.write_files({"d": b"x"})
+
+
+async def test_a_file_above_the_limit_is_refused(any_sandbox):
+    await any_sandbox.exec("truncate -s 100M sparse")
+    with pytest.raises(OSError, match="104857600 bytes, more than max_bytes=1000"):
+        await any_sandbox.read_file("sparse", max_bytes=1000)
+
+
+async def test_a_snapshot_shows_every_path_and_follows_no_link(any_sandbox):
+    await any_sandbox.exec(
+        "mkdir -p a/b; echo hi > a/f; ln -s /etc l; mkfifo a/p; truncate -s 5M big; chmod 4750 a/f"
+    )
+    found = await any_sandbox.snapshot(max_file_bytes=1000)
+    assert set(found) == {"a", "a/b", "a/f", "a/p", "l", "big"}
+    assert found["a/f"] == FileEntry("file", 0o4750, 3, b"hi\n")
+    assert (found["l"].kind, found["l"].target, found["a/p"].kind, found["a"].kind) == (
+        "symlink",
+        "/etc",
+        "other",
+        "dir",
+    )
+    assert (found["big"].size, found["big"].data) == (5 << 20, bytes(1000))
+
+
+async def test_a_snapshot_stays_within_its_total(any_sandbox):
+    await any_sandbox.exec("for i in 1 2 3; do head -c 1000 /dev/zero > f$i; done")
+    found = await any_sandbox.snapshot(max_total_bytes=1500)
+    assert [len(entry.data) for entry in found.values()] == [1000, 500, 0]
+    assert {entry.size for entry in found.values()} == {1000}
+
+
+async def test_modes_do_not_hide_files_from_a_snapshot_and_stay_as_they_are(any_sandbox):
+    await any_sandbox.exec("mkdir d; mkdir d/e; echo secret > d/f; chmod 000 d/f d/e d")
+    found = await any_sandbox.snapshot()
+    assert (found["d"].mode, found["d/f"].mode, found["d/f"].data) == (0, 0, b"secret\n")
+    assert found["d/e"].mode == 0
+    assert (await any_sandbox.exec("stat -c %a d")).stdout == b"0\n"
+
+
+async def test_names_that_are_not_text_survive(any_sandbox):
+    await any_sandbox.exec(r"printf x > $(printf 'a\377b'); printf y > $(printf 'new\nline')")
+    found = await any_sandbox.snapshot()
+    assert {name.encode("utf-8", "surrogateescape") for name in found} >= {b"a\xffb"}
+    assert await any_sandbox.read_file("a\udcffb") == b"x"
+
+
+async def test_very_deep_trees_do_not_break_a_snapshot(any_sandbox):
+    await any_sandbox.exec(
+        "for i in $(seq 60); do n=$(printf %0200d 0); mkdir $n && cd $n || break; done; echo x > f"
+    )
+    assert len(await any_sandbox.snapshot()) < 60
+    await any_sandbox.exec("rm -rf -- 0*")
+
+
+async def test_many_files_make_one_snapshot(sandbox):
+    await sandbox.exec("mkdir m; cd m; i=0; while [ $i -lt 3000 ]; do echo $i > f$i; i=$((i+1)); done")
+    found = await sandbox.snapshot()
+    assert len(found) == 3001
+    assert found["m/f2999"].data == b"2999\n"

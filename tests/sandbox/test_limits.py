@@ -1,0 +1,130 @@
+import pytest
+
+from atropos_agent.sandbox import ExecStatus
+from tests.sandbox.conftest import ISOLATED, DrivenSandbox, Driver
+
+pytestmark = pytest.mark.integration
+
+SMALL = {
+    "workspace_bytes": 8 << 20,
+    "workspace_inodes": 200,
+    "memory_bytes": 96 << 20,
+    "processes": 40,
+    "file_bytes": 4 << 20,
+    "output_kept_bytes": 1000,
+    "output_limit_bytes": 100_000,
+}
+HOG = "/usr/bin/python3 -c 'import time; x = bytearray(300 << 20); print(len(x), flush=True); time.sleep(5)'"
+
+
+@pytest.fixture(scope="module")
+def small_drivers(package_root):
+    started = {}
+
+    def get(kind):
+        if kind not in started:
+            backend, user = kind.split("-as-")
+            started[kind] = Driver(backend, user, package_root, spec=SMALL)
+        return started[kind]
+
+    yield get
+    for driver in started.values():
+        driver.close()
+
+
+@pytest.fixture(params=ISOLATED)
+async def small(request, small_drivers):
+    sandbox = DrivenSandbox(small_drivers(request.param))
+    yield sandbox
+    await sandbox.close()
+
+
+async def test_memory_is_limited_and_the_sandbox_lives_on(small):
+    result = await small.exec(HOG, timeout_s=20)
+    assert result.status is ExecStatus.OOM, (small.isolation, result)
+    assert (await small.exec("echo alive")).stdout == b"alive\n"
+
+
+async def test_memory_below_the_limit_is_given(small):
+    result = await small.exec(HOG.replace("300", "30").replace("sleep(5)", "sleep(0.1)"))
+    assert result.status is ExecStatus.OK
+
+
+async def test_memory_that_processes_share_is_counted_once(small):
+    forks = "import os, time; x = bytearray(40 << 20); [os.fork() for _ in range(3)]; time.sleep(0.4)"
+    result = await small.exec(f"/usr/bin/python3 -c '{forks}'")
+    assert result.status is ExecStatus.OK
+
+
+async def test_a_fork_bomb_is_bounded_and_ends(small):
+    result = await small.exec("b() { b | b & b; }; b; sleep 5", timeout_s=0.5)
+    assert result.status in (ExecStatus.TIMEOUT, ExecStatus.NONZERO, ExecStatus.OUTPUT_LIMIT)
+    visible = await small.exec("cd /proc; echo [0-9]*")
+    assert len(visible.stdout.split()) == 2
+
+
+async def test_processes_are_limited_per_sandbox(small):
+    count = "n=0; while [ $n -lt 200 ]; do sleep 5 & n=$((n+1)); done; echo all"
+    other = DrivenSandbox(small.driver)
+    for one in (small, other):
+        result = await one.exec(count, timeout_s=10)
+        assert b"all" not in result.stdout
+        assert b"Cannot fork" in result.stderr
+    await other.close()
+
+
+async def test_workspace_bytes_are_limited(small):
+    script = "for i in 1 2 3 4; do head -c 3000000 /dev/zero > f$i || echo full; done; du -sk . | cut -f1"
+    result = await small.exec(script)
+    assert b"full" in result.stdout
+    assert int(result.stdout.split()[-1]) <= SMALL["workspace_bytes"] // 1024
+    assert (await small.exec("rm -f f*; echo ok > g; cat g")).stdout == b"ok\n"
+
+
+async def test_one_file_is_limited(small):
+    result = await small.exec("head -c 6000000 /dev/zero > f; wc -c < f")
+    assert int(result.stdout) <= SMALL["file_bytes"]
+
+
+async def test_workspace_inodes_are_limited(small):
+    result = await small.exec("i=0; while : > f$i; do i=$((i+1)); done 2>/dev/null; sleep 0.3", timeout_s=10)
+    left = await small.exec("ls | wc -l")
+    enforced_at_once = small.isolation.limits["inodes"] == "tmpfs"
+    assert (
+        int(left.stdout) <= SMALL["workspace_inodes"]
+        if enforced_at_once
+        else result.status is ExecStatus.KILLED
+    )
+
+
+async def test_a_full_workspace_does_not_stop_commands_or_reads(small):
+    await small.exec(
+        "head -c 3000000 /dev/zero > a; head -c 9000000 /dev/zero > b; head -c 9000000 /dev/zero > c"
+    )
+    long_script = "wc -c < a #" + "x" * 130_000
+    assert (await small.exec(long_script)).stdout == b"3000000\n"
+    assert len(await small.read_file("a", max_bytes=4 << 20)) == 3_000_000
+    with pytest.raises(OSError, match=r"late: .*space"):
+        await small.write_files({"late": bytes(3_000_000)})
+
+
+async def test_the_output_budget_holds_for_each_stream(small):
+    result = await small.exec("seq 1 9000; seq 1 9000 >&2")
+    assert len(result.stdout) == len(result.stderr) == 1000
+    assert result.stdout_bytes == result.stderr_bytes == 43_893
+
+
+async def test_each_limit_names_its_mechanism(small):
+    limits = small.isolation.limits
+    assert not small.isolation.unsafe
+    assert limits["memory"] in ("cgroup-v2", "cgroup-v1", "watcher")
+    assert set(limits) == {
+        "memory",
+        "processes",
+        "workspace",
+        "inodes",
+        "output",
+        "wall",
+        "network",
+        "syscalls",
+    }

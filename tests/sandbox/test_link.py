@@ -1,0 +1,127 @@
+"""The host against a supervisor that lies."""
+
+import asyncio
+import socket
+
+import pytest
+
+from atropos_agent.errors import SandboxLost
+from atropos_agent.sandbox import ExecStatus, Isolation, SandboxSpec
+from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.link import Link
+from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox
+
+GOOD = {
+    "status": "exited",
+    "exit_code": 0,
+    "signal": None,
+    "stdout": 2,
+    "stdout_bytes": 2,
+    "stderr_bytes": 0,
+    "duration_s": 0.1,
+}
+
+
+class FakeSupervisor:
+    """Answers every request with the same bytes; `None` means silence, b"" means hanging up."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    async def serve(self, end):
+        reader, writer = await asyncio.open_unix_connection(sock=end)
+        while await reader.read(1 << 16):
+            if self.answer is None:
+                continue
+            writer.write(self.answer)
+            if not self.answer:
+                break
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def lying():
+    tasks = []
+    links = []
+
+    async def connect(answer):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        tasks.append(asyncio.create_task(FakeSupervisor(answer).serve(theirs)))
+        links.append(await Link.over(ours))
+        gone = SlotProcess(kill=lambda: None)
+        gone.gone.set()
+        return SupervisedSandbox(
+            links[-1], gone, SandboxSpec(output_kept_bytes=100), Isolation("fake", unsafe=True)
+        )
+
+    yield connect
+    for link in links:
+        link.abandon("the test is over")
+    await asyncio.gather(*tasks)
+
+
+async def test_a_good_answer_is_a_result(lying):
+    result = await (await lying(frames.encode(GOOD, b"hi"))).exec("x")
+    assert (result.status, result.stdout) == (ExecStatus.OK, b"hi")
+
+
+LIES = {
+    "hangs up": b"",
+    "no frame": b"garbage that is longer than a prefix",
+    "too long": frames.PREFIX.pack(2**31, 0),
+    "not JSON": frames.PREFIX.pack(3, 0) + b"{{{",
+    "empty": frames.encode({}),
+    "two answers": frames.encode(GOOD, b"hi") * 2,
+    "too much output": frames.encode({**GOOD, "stdout": 101, "stdout_bytes": 101}, bytes(101)),
+    "cut beyond the end": frames.encode({**GOOD, "stdout": 3, "stdout_bytes": 3}, b"hi"),
+    "negative cut": frames.encode({**GOOD, "stdout": -1}, b"hi"),
+    "totals below what is there": frames.encode({**GOOD, "stdout_bytes": 1}, b"hi"),
+    "unknown status": frames.encode({**GOOD, "status": "great"}, b"hi"),
+    "wrong types": frames.encode({**GOOD, "exit_code": "0"}, b"hi"),
+    "text as duration": frames.encode({**GOOD, "duration_s": "1"}, b"hi"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_lie_loses_the_sandbox_and_nothing_else(lying, lie):
+    sandbox = await lying(LIES[lie])
+    assert (await sandbox.exec("x")).status is ExecStatus.SANDBOX_LOST
+    assert not sandbox.alive
+    assert (await sandbox.exec("y")).status is ExecStatus.SANDBOX_LOST
+    with pytest.raises(SandboxLost):
+        await sandbox.read_file("f")
+
+
+@pytest.mark.parametrize("answer", [{"errno": "2"}, {"errno": 2}, {"entries": 1}, {"entries": [["a"]]}, {}])
+async def test_a_lie_about_files_loses_the_sandbox(lying, answer):
+    sandbox = await lying(frames.encode(answer))
+    with pytest.raises(SandboxLost):
+        await sandbox.snapshot()
+    assert not sandbox.alive
+
+
+async def test_silence_ends_at_the_hosts_own_deadline(lying):
+    sandbox = await lying(None)
+    result = await sandbox.exec("x", timeout_s=0.01)
+    assert (result.status, sandbox.alive) == (ExecStatus.SANDBOX_LOST, False)
+
+
+async def test_a_cancelled_request_loses_the_sandbox(lying):
+    sandbox = await lying(None)
+    task = asyncio.create_task(sandbox.exec("x"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not sandbox.alive
+
+
+async def test_speaking_unasked_loses_the_sandbox():
+    ours, theirs = socket.socketpair()
+    link = await Link.over(ours)
+    theirs.send(frames.encode(GOOD))
+    assert await asyncio.to_thread(theirs.recv, 1) == b""  # the host hung up
+    with theirs, pytest.raises(SandboxLost, match="without being asked"):
+        await link.request({}, timeout_s=1)

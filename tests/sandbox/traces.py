@@ -1,0 +1,53 @@
+"""What a pool could leave behind: processes, cgroups, directories, mounts, descriptors."""
+
+import os
+from pathlib import Path
+
+from atropos_agent.sandbox.cgroup import find_memory_groups
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def descendants(root=None):
+    """Processes started by `root` (default: us), at any depth."""
+    children = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(parent_of(entry.name), set()).add(int(entry.name))
+            except OSError:
+                continue
+    found, waiting = set(), [root or os.getpid()]
+    while waiting:
+        new = children.get(waiting.pop(), set())
+        found |= new
+        waiting += new
+    return found
+
+
+def groups():
+    place = find_memory_groups()
+    return set(place.parent.glob(f"atropos-{os.getpid()}-*")) if place else set()
+
+
+def traces():
+    """All of it, of this process."""
+    directories = set(Path("/tmp").glob("atropos-*"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    return descendants(), groups(), directories, Path("/proc/self/mountinfo").read_text(), descriptors
