@@ -65,10 +65,7 @@ async def start_embedded_server(
 
     Raises ConfigError (no xllamacpp, no model), ServerUnreachable (it did not start in time).
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise ConfigError("the embedded policy needs llama.cpp: pip install 'atropos-agent[local]'")
-    if not os.path.isfile(model_path):  # noqa: PTH113 - one look at a local disk
-        raise ConfigError(f"no model at {model_path}: give a GGUF file")
+    _require_parts(model_path)
     settings = {
         "model": str(model_path),
         "alias": ALIAS,
@@ -182,6 +179,13 @@ class EmbeddedPolicy:
                     self._server.url, wire=wire, max_concurrency=self._parallel, debug=self._debug
                 )
             return self._http
+
+
+def _require_parts(model_path: Path) -> None:
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError("the embedded policy needs llama.cpp: pip install 'atropos-agent[local]'")
+    if not model_path.is_file():
+        raise ConfigError(f"no model at {model_path}: give a GGUF file")
 
 
 async def _healthy_url(process: asyncio.subprocess.Process) -> str:
