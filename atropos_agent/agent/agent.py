@@ -38,7 +38,7 @@ class AtroposAgent:
         tokenizer: PreTrainedTokenizerFast | Renderer | None = None,
         execute_tool: ExecuteTool | None = None,
     ) -> None:
-        self.tools = tools or ToolRegistry()
+        self.tools = ToolRegistry() if tools is None else tools
         self.config = config or AgentConfig()
         self.policy = _as_policy(server)
         tokenizer = tokenizer if tokenizer is not None else getattr(server, "tokenizer", None)

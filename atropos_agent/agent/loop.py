@@ -55,6 +55,7 @@ class _Stop(Exception):  # noqa: N818  control flow inside this module, never se
         super().__init__(reason)
         self.reason = reason
 
+
 TOOL_GRACE_S = 1.0
 """A tool that heeds its deadline returns by itself, its sandbox whole; others are cut this much later."""
 
@@ -148,7 +149,9 @@ class Loop:
         finally:
             self.steps[-1] = replace(self.steps[-1], tool_results=tuple(results))
         self._observe(completion, parsed, results)
-        self.emitter.emit(EventType.STEP_FINISHED, step_number=number)
+        if self.emitter.active:
+            errors: list[Json] = [f"{error.kind}: {error.detail}" for error in parsed.errors]
+            self.emitter.emit(EventType.STEP_FINISHED, step_number=number, data={"parse_errors": errors})
 
     async def complete(self, number: int) -> tuple[Completion, ParsedCompletion]:
         """Ask for one completion, keep its tokens, parse its text, open its step."""

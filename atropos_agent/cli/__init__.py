@@ -12,6 +12,7 @@ from atropos_agent.cli import collect as collecting
 from atropos_agent.cli import run as running
 from atropos_agent.cli.console import out
 from atropos_agent.cli.inspect import env_app, tools_app
+from atropos_agent.config import quiet_libraries
 
 app = typer.Typer(
     name="atropos-agent",
@@ -40,6 +41,7 @@ def _root(
     ] = False,
 ) -> None:
     load_dotenv(find_dotenv(usecwd=True))
+    quiet_libraries()
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+from pydantic import JsonValue
 from rich.table import Table
 
 from atropos_agent.cli.console import INTERRUPTED, WRONG_INPUT, exits, fail, out, warn
@@ -45,8 +46,8 @@ def collect(
         if (config is None) == (resume is None):
             fail("give either a config or --resume RUN_DIRECTORY", WRONG_INPUT)
         if resume is not None:
-            recorded = read_manifest(resume)
-            run, path = load_run_config(None, context.args, defaults=recorded["config"]), resume
+            recorded = cast("dict[str, JsonValue]", read_manifest(resume)["config"])
+            run, path = load_run_config(None, context.args, defaults=recorded), resume
         else:
             assert config is not None
             run = load_run_config(config, context.args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from pydantic import JsonValue
@@ -81,6 +81,9 @@ def _show(event: Event) -> None:
     elif event.type is EventType.TOOL_FINISHED:
         text = f"{data['output']}\n{data['error']}".strip() or "(no output)"
         out.print(Panel(escape(text), border_style="green" if data["success"] else "red"))
+    elif event.type is EventType.STEP_FINISHED:
+        for error in cast("list[str]", data["parse_errors"]):
+            out.print(f"[yellow]not a call:[/] {escape(error)}")
 
 
 def _end(result: AgentResult, rollout: Rollout | None) -> int:

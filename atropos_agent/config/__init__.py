@@ -1,6 +1,6 @@
 """What users write: files, command-line overrides, environment variables. The only reader of os.environ."""
 
-from atropos_agent.config.debug import DEBUG_VARIABLES, DebugSettings
+from atropos_agent.config.debug import DEBUG_VARIABLES, DebugSettings, quiet_libraries
 from atropos_agent.config.load import GENERIC_VARIABLES, SERVER_VARIABLES, load_run_config, validate
 from atropos_agent.config.models import (
     AgentConfig,
@@ -23,5 +23,6 @@ __all__ = [
     "RunConfig",
     "SandboxConfig",
     "load_run_config",
+    "quiet_libraries",
     "validate",
 ]

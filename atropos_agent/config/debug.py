@@ -61,6 +61,11 @@ class DebugSettings(BaseModel):
             raise ConfigError(f"bad environment variable: {wrong}") from None
 
 
+def quiet_libraries() -> None:
+    """Keep the advice that transformers prints about missing torch off stderr, unless it is asked for."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
 DEBUG_VARIABLES: Mapping[str, str] = {
     "ATROPOS_BYPASS_MANAGED_SERVER": "bypass_managed_server",
     "ATROPOS_DEBUG_AGENT_REQUEST": "debug_request",

@@ -93,7 +93,6 @@ class SandboxConfig(BaseModel):
     workspace_mb: int = Field(default=256, gt=0)
     memory_mb: int = Field(default=1024, gt=0)
     processes: int = Field(default=256, gt=1)
-    command_timeout_s: float = Field(default=30.0, gt=0, le=600)
 
 
 class EnvConfig(BaseModel):
@@ -106,6 +105,8 @@ class EnvConfig(BaseModel):
     min_group_size: int | None = Field(default=None, gt=0)
     """Deliver a group with at least this many scored rollouts; None is all of them."""
     tools: tuple[str, ...] = ("terminal",)
+    tool_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """Constructor arguments by tool, e.g. {terminal: {timeout_s: 120}}."""
     max_observation_chars: int = Field(default=16_000, ge=200)
     """What one call may tell the policy; head and tail are kept."""
     infrastructure_retries: int = Field(default=2, ge=0)

@@ -23,6 +23,7 @@ from atropos_agent.errors import (
     RenderError,
     SandboxError,
     TaskError,
+    ToolError,
 )
 from atropos_agent.events import Listener
 from atropos_agent.export import scored_group
@@ -149,8 +150,14 @@ class AgentEnv(ABC, Generic[ItemT]):
     def build_tools(self) -> ToolRegistry:
         """The tools of every rollout; by default those that `config.tools` names."""
         registry = ToolRegistry(max_observation_chars=self.config.max_observation_chars)
+        options = self.config.tool_options
+        if unused := options.keys() - set(self.config.tools):
+            raise ConfigError(f"env.tool_options names {sorted(unused)}, env.tools only {self.config.tools}")
         for name in self.config.tools:
-            registry.register(load("tools", name)())
+            try:
+                registry.register(load("tools", name)(**options.get(name, {})))
+            except (TypeError, ToolError) as error:
+                raise ConfigError(f"env.tool_options.{name}: {error}") from error
         return registry
 
     def build_agent_config(self, agent: AgentConfig) -> AgentConfig:
