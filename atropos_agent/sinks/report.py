@@ -29,6 +29,7 @@ from atropos_agent.sinks.summary import RunSummary, summary_of
 from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData
 
 REPORT = "report.html"
+PACKAGE = "atropos_agent.sinks"
 TEMPLATE = "report.html"
 DATA_MARK = "__DATA__"
 SCRIPT_HASH_MARK = "__SCRIPT_HASH__"
@@ -82,7 +83,7 @@ def visible_pieces(token_bytes: Sequence[bytes]) -> list[str]:
 
 
 def _page(data: Mapping[str, Json]) -> str:
-    template = files(__package__).joinpath(TEMPLATE).read_text("utf-8")
+    template = files(PACKAGE).joinpath(TEMPLATE).read_text("utf-8")
     script = template.rpartition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     embedded = encode_line(data).decode().strip().translate(_ESCAPES)
@@ -253,14 +254,14 @@ def _segments(step: AgentStep) -> list[list[Json]]:
     text = step.assistant_message
     closed = text.find("</think>")
     start = closed + len("</think>") if closed >= 0 else 0
-    found: list[list[Json]] = [["reasoning", text[:start]]] if start else []
+    found: list[tuple[str, str]] = [("reasoning", text[:start])] if start else []
     for call in sorted(step.tool_calls, key=lambda call: call.span):
         first, last = call.span
         if start <= first < last <= len(text):
-            found += [["text", text[start:first]], ["call", text[first:last]]]
+            found += [("text", text[start:first]), ("call", text[first:last])]
             start = last
-    found.append(["text", text[start:]])
-    return [[kind, part] for kind, part in found if str(part).strip()]
+    found.append(("text", text[start:]))
+    return [[kind, part] for kind, part in found if part.strip()]
 
 
 def _sequence(sequence: SequenceData, decode: Decode | None) -> dict[str, Json]:
