@@ -1,52 +1,57 @@
-"""A pass-through in front of a real server that keeps every completion's request and answer as JSON."""
+"""An HTTP proxy that keeps every exchange, so that a record can be held against the wire itself."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Self
 
-import aiohttp
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Exchange:
-    """One request that reached the server, and what it answered."""
+    """One request and its answer, both decoded."""
 
+    session: str
     path: str
-    request: dict[str, Any]
-    answer: dict[str, Any]
+    request: dict
+    reply: dict
 
 
+@dataclass
 class RecordingProxy:
-    """`async with RecordingProxy(server.url) as proxy`: point a policy at `proxy.url`, read `exchanges`."""
+    """Passes everything on to `upstream` and keeps the POSTs in `exchanges`, in order of their answers."""
 
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self.exchanges: list[Exchange] = []
-        self.url = ""
+    upstream: str
+    exchanges: list[Exchange] = field(default_factory=list)
+    url: str = ""
 
-    async def __aenter__(self) -> RecordingProxy:
-        self._client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
-        application = web.Application(client_max_size=2**26)
-        application.router.add_route("*", "/{path:.*}", self._forward)
-        self._runner = web.AppRunner(application)
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        self._client = ClientSession()
+        self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
         await self._client.close()
+        await asyncio.sleep(0)
 
-    async def _forward(self, request: web.Request) -> web.Response:
+    async def _pass_on(self, request: web.Request) -> web.Response:
         body = await request.read()
-        async with self._client.request(request.method, self._target + request.path, data=body) as answer:
-            content = await answer.read()
-        if request.method == "POST" and answer.status == 200:
-            self.exchanges.append(Exchange(request.path, json.loads(body), json.loads(content)))
-        return web.Response(body=content, status=answer.status, content_type="application/json")
+        headers = {"Content-Type": request.content_type}
+        async with self._client.request(
+            request.method, self.upstream + request.path_qs, data=body, headers=headers
+        ) as answer:
+            reply = await answer.read()
+            if request.method == "POST" and answer.status == 200:
+                session = request.headers.get("X-Session-ID", "")
+                self.exchanges.append(Exchange(session, request.path, json.loads(body), json.loads(reply)))
+            return web.Response(body=reply, status=answer.status, content_type=answer.content_type)
