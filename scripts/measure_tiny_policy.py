@@ -34,8 +34,8 @@ from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
 from atropos_environments.terminal_tasks.task import Task
 from atropos_tools.terminal import Terminal
 
-MAX_STEPS = 8
-MAX_TOKENS = 256
+MAX_STEPS = 5
+MAX_TOKENS = 160
 CONTEXT_TOKENS = 1536
 SLOTS = 16
 SERVER = """

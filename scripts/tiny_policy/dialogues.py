@@ -19,7 +19,7 @@ Spoken: TypeAlias = tuple[Message, bool]
 """A message, and whether the policy is trained to say it."""
 
 DIFFICULTY_WEIGHTS = {1: 1.0, 2: 1.0, 3: 0.6}
-FIRST_TRAINING_SEED = 1_000_000
+FIRST_TRAINING_SEED = 1 << 32
 """Seeds below are for everybody else: no trained dialogue is an item of a quickstart or a measurement."""
 
 _OPENINGS = (

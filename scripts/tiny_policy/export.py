@@ -41,7 +41,7 @@ def save_model(model: TinyPolicy, tokenizer: Tokenizer, folder: Path) -> None:
 def write_gguf(
     weights: dict[str, NDArray[np.float16]], tokenizer: Tokenizer, shape: Shape, path: Path
 ) -> None:
-    """The same weights and tokenizer for llama.cpp: architecture qwen3, tokenizer gpt2, pre-tokenizer qwen2."""
+    """The same for llama.cpp: architecture qwen3, tokenizer model gpt2, pre-tokenizer qwen2."""
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_name("atropos-agent tiny shell policy")
     writer.add_context_length(shape.max_position_embeddings)

@@ -132,8 +132,8 @@ def _loop(
             )
         if progress.seconds - saved > plan.checkpoint_every_s:
             saved = progress.seconds
-            _save(average, tokenizer, checkpoint, progress)
-    _save(average, tokenizer, checkpoint, progress)
+            _save(average, tokenizer, checkpoint, plan, progress)
+    _save(average, tokenizer, checkpoint, plan, progress)
     return progress
 
 
@@ -178,10 +178,12 @@ def _follow(average: TinyPolicy, model: TinyPolicy, share: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
-def _save(model: TinyPolicy, tokenizer: Tokenizer, folder: Path, progress: Progress) -> None:
+def _save(model: TinyPolicy, tokenizer: Tokenizer, folder: Path, plan: Plan, progress: Progress) -> None:
     fresh = folder.with_name(f"{folder.name}.fresh")
     save_model(model, tokenizer, fresh)
-    (fresh / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+    command = f"python scripts/train_tiny_policy.py --seconds {plan.seconds:g} --seed {plan.seed} --out DIR"
+    record = {"command": command, "seed": plan.seed, **asdict(progress)}
+    (fresh / "progress.json").write_text(json.dumps(record, indent=2) + "\n")
     folder.mkdir(exist_ok=True)
     for path in fresh.iterdir():
         path.replace(folder / path.name)

@@ -6,6 +6,8 @@ The embedded policy is trained on exactly this text: changing it asks for retrai
 
 from __future__ import annotations
 
+import hashlib
+
 TERMINAL_SCHEMA_JSON = (
     '{"name": "terminal", "description": "Run a shell command in /workspace.", "parameters": '
     '{"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}}'
@@ -20,3 +22,8 @@ SHORT_SYSTEM_PROMPT = (
     "You may think first inside <think></think>. "
     "When the task is done, write the final answer without any call."
 )
+
+
+def prompt_digest(schema_json: str = TERMINAL_SCHEMA_JSON) -> str:
+    """SHA-256 of the short prompt and its only tool's schema: what the embedded policy was trained for."""
+    return hashlib.sha256(f"{SHORT_SYSTEM_PROMPT}\n{schema_json}".encode()).hexdigest()
