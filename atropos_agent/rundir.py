@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -36,6 +37,8 @@ from atropos_agent.export.record import rollout_from_json, rollout_to_json
 from atropos_agent.export.redact import redacted
 from atropos_agent.export.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import Json, Rollout, RolloutGroup, ScoredDataGroup
+
+logger = logging.getLogger(__name__)
 
 GROUPS = "groups.jsonl"
 METRICS = "metrics.jsonl"
@@ -152,6 +155,8 @@ class RunDir:
         logs = [self.path / GROUPS, self.path / METRICS, *pending]
         cut = {log.relative_to(self.path).as_posix(): cut_torn_end(log) for log in logs}
         self.repairs = tuple(Repair(file, size) for file, size in cut.items() if size)
+        for repair in self.repairs:
+            logger.warning("%s: cut off an unfinished line of %d bytes", self.path / repair.file, repair.size)
         if (self.path / GROUPS).exists():
             self.finished = {_key_of(line) for line in _lines(self.path / GROUPS)}
         for file in pending:
@@ -208,6 +213,7 @@ class RunDir:
         """Give the directory free for another writer. Idempotent."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child that inherited the descriptor must not keep it
             os.close(fd)
 
     def __enter__(self) -> Self:

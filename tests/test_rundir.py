@@ -114,7 +114,7 @@ def assert_resumable(path: Path, acks: set[tuple[str, int, str]]) -> None:
 
 
 def test_a_writer_killed_in_the_middle_of_a_write_loses_and_repeats_nothing(tmp_path):
-    limits = sorted(random.Random(5).sample(range(1, 24_000), 40))
+    limits = sorted(random.Random(5).sample(range(1, 24_000), 24))
     command = [sys.executable, "-m", "tests.crashing_writer", str(tmp_path), *map(str, limits)]
     subprocess.run(command, check=True, timeout=100)
     killed = 0
@@ -122,7 +122,7 @@ def test_a_writer_killed_in_the_middle_of_a_write_loses_and_repeats_nothing(tmp_
         path, acks = tmp_path / str(limit), acknowledged(tmp_path / f"{limit}.acks")
         killed += len(acks) < len(KEYS) * GROUP_SIZE
         assert_resumable(path, acks)
-    assert killed > 20
+    assert killed > 12
 
 
 class Recorder:
@@ -162,7 +162,7 @@ def test_every_prefix_of_every_write_resumes(tmp_path):
         assert acks
 
 
-def test_a_torn_end_is_cut_off_and_reported(path):
+def test_a_torn_end_is_cut_off_and_reported(path, caplog):
     with RunDir.create(path, MANIFEST) as run:
         run.add_group(a_group(), None)
         run.add_metrics({"groups": 1})
@@ -173,6 +173,7 @@ def test_a_torn_end_is_cut_off_and_reported(path):
     with RunDir.open(path) as run:
         assert run.repairs == (Repair("groups.jsonl", 100), Repair("metrics.jsonl", 70_001))
         assert run.finished == {("item", 0)}
+    assert "unfinished line of 100 bytes" in caplog.text
     assert (path / "groups.jsonl").read_bytes() == whole
 
 
@@ -199,6 +200,16 @@ def test_a_crash_after_the_group_and_before_its_pending_file_is_gone_repeats_not
     with RunDir.open(path) as run:
         assert run.pending("item", 0) == []
         assert ("item", 0) in run.finished
+
+
+def test_a_child_process_does_not_keep_a_closed_run(path):
+    with RunDir.create(path, MANIFEST) as run:
+        child = subprocess.Popen(["sleep", "30"], pass_fds=[run._lock_fd])
+    try:
+        RunDir.open(path).close()
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_two_writers_are_refused(path):
