@@ -74,6 +74,15 @@ PLAIN_CLOSE = (
     "{%- for m in messages %}{{- '### ' + m.role + '\\n' + m.content + '\\n### end\\n\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '### assistant\\n' }}{%- endif %}"
 )
+# The last turn ends otherwise than history does.
+GPT_OSS = CHATML.replace(
+    "'<|im_end|>\\n'", "('<|endoftext|>' if loop.last and m.role == 'assistant' else '<|im_end|>')"
+)
+# The header that ends a turn is also written after the last one.
+GLM_CLOSED = GLM + "{%- if messages[-1].role == 'assistant' %}{{- '<|user|>' }}{%- endif %}"
+NO_FINAL_CLOSE = CHATML.replace(
+    "'<|im_end|>\\n'", "('' if loop.last and m.role == 'assistant' else '<|im_end|>\\n')"
+)
 BREAK_BEFORE_CLOSE = CHATML.replace("'<|im_end|>\\n'", "'\\n<|im_end|>\\n'")
 # Branches on content that no probe holds.
 HIDDEN_BRANCH = CHATML.replace(
@@ -96,6 +105,9 @@ TEMPLATES = {
     "llama": LLAMA,
     "alternating": ALTERNATING,
     "plain_close": PLAIN_CLOSE,
+    "gpt_oss": GPT_OSS,
+    "glm_closed": GLM_CLOSED,
+    "no_final_close": NO_FINAL_CLOSE,
     "break_before_close": BREAK_BEFORE_CLOSE,
     "hidden_branch": HIDDEN_BRANCH,
     "depends_on_text": DEPENDS_ON_TEXT,
@@ -104,7 +116,14 @@ TEMPLATES = {
     "parts": PARTS,
     "dated": DATED,
 }
-END = {"glm": "<|user|>", "llama": "<|eot|>", "alternating": "</s>", "plain_close": "</s>"}
+END = {
+    "glm": "<|user|>",
+    "glm_closed": "<|user|>",
+    "gpt_oss": "<|endoftext|>",
+    "llama": "<|eot|>",
+    "alternating": "</s>",
+    "plain_close": "</s>",
+}
 
 
 def tokenizer_for(name: str, *, rstrip_end: bool = False) -> PreTrainedTokenizerFast:

@@ -23,16 +23,18 @@ def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, st
     """The close that all `suffixes` begin with; empty where the header of what follows ends the turn.
 
     It is what a conversation that ends with the assistant shows too, up to the first end token, or else
-    the first special token, or else without the white space that separates turns.
+    the first special token, or else without the white space that separates turns. Where that
+    conversation ends with another special token than history has (gpt-oss), it is history's.
     """
-    if not suffixes:
+    if not suffixes or _header_ends_turn(template, tokens):
         return Close()
-    region = _common_head([*suffixes.values(), _final(template)])
-    if not region:
-        region = _before_header(template)
-        if tokens.eos_ids.isdisjoint(tokens.encode(region).tolist()):
+    head = _common_head([*suffixes.values()])
+    text = _up_to_end(head, _turn_length(head, _final(template), tokens), tokens)
+    if not text:
+        before = _before_header(template)
+        text = _up_to_end(before, len(before), tokens)
+        if tokens.eos_ids.isdisjoint(tokens.encode(text).tolist()):
             return Close()
-    text = _up_to_end(region, tokens)
     suffix = Suffix(next(iter(suffixes.values())), text, tokens)
     return Close(text, tuple(suffix.ids[: suffix.close_ids].tolist()))
 
@@ -56,24 +58,47 @@ def _final(template: ChatTemplate) -> str:
         return ""
 
 
-def _before_header(template: ChatTemplate) -> str:
-    """What stands between an assistant's text and the header of the next user message."""
+def _headers(template: ChatTemplate) -> tuple[str, str]:
+    """What stands before a first question, and between an assistant's text and a later one."""
     question = QUESTION["content"]
     try:
-        first = template.text([QUESTION]).partition(question)[0]
-        later = template.after_sentinel([QUESTION]).partition(question)[0]
+        first, later = template.text([QUESTION]), template.after_sentinel([QUESTION])
     except RenderError:
-        return ""
+        return "", ""
+    return first.partition(question)[0], later.partition(question)[0]
+
+
+def _header_ends_turn(template: ChatTemplate, tokens: Tokens) -> bool:
+    """True where nothing but the next header, with its one special token, stands after the text (GLM)."""
+    first, later = _headers(template)
+    marks = [token for token in tokens.encode(later).tolist() if token in tokens.special_ids]
+    return len(marks) == 1 and first.endswith(later)
+
+
+def _before_header(template: ChatTemplate) -> str:
+    first, later = _headers(template)
     return later[: len(later) - len(_common_head([first[::-1], later[::-1]]))]
 
 
-def _up_to_end(region: str, tokens: Tokens) -> str:
-    encoding = tokens.encode_located(region)
+def _turn_length(head: str, final: str, tokens: Tokens) -> int:
+    """How many characters of `head` belong to the turn, by what a `final` turn ends with."""
+    common = len(_common_head([head, final]))
+    ours, theirs = tokens.encode_located(head), tokens.encode_located(final)
+    if tokens.special_ids.issuperset(ours.ids[:1]) and tokens.special_ids.intersection(theirs.ids[:1]):
+        return max([common, *(end for _, end in ours.offsets[:1])])
+    return common
+
+
+def _up_to_end(head: str, size: int, tokens: Tokens) -> str:
+    """What ends a turn within the first `size` characters of `head`; no control token is cut in two."""
+    encoding = tokens.encode_located(head)
+    placed = list(zip(encoding.ids, encoding.offsets, strict=True))
     for ends in (tokens.eos_ids, tokens.special_ids):
-        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in ends:
-                return region[:end]
-    return region.rstrip()
+        for token, (_, end) in placed:
+            if end <= size and token in ends:
+                return head[:end]
+    starts = [start for token, (start, _) in placed if token in tokens.special_ids]
+    return head[: min([size, *starts])].rstrip()
 
 
 def _common_head(texts: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from atropos_agent.renderer import Bridge, Renderer
 from atropos_agent.trajectory import HERMES_TAGS, FinishReason, Message
 from tests.tokenizers_for_tests import SPECIAL, tokenizer_for
 
-STABLE = ("chatml", "glm", "llama", "parts", "dated")
+STABLE = ("chatml", "glm", "glm_closed", "llama", "no_final_close", "parts", "dated")
 REWRITING = ("qwen3", "trimming", "open_think", "plain_close", "alternating", "break_before_close")
 PIECES = [*SPECIAL, *HERMES_TAGS, "\n", "\n\n", " ", "done.", "🙂", "漢字", "\ufffd", '{"a": 1}']
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join)
@@ -104,6 +104,12 @@ def test_the_turn_ends_once(sampled, finish, appended, close_ids, notes):
     assert bridge.text == appended + NEXT
     assert renderer.decode(bridge.ids) == bridge.text
     assert (bridge.close_ids_added, bridge.notes) == (close_ids, notes)
+
+
+def test_the_stop_token_of_a_last_turn_replaces_the_close_of_history():
+    bridge = bridge_after("gpt_oss", "ok<|endoftext|>")
+    assert bridge.text == NEXT.replace("<|im_end|>\n", "<|im_end|>")
+    assert bridge.notes == ("foreign_close",)
 
 
 def test_a_reasoning_block_that_the_prompt_opened_is_closed():

@@ -9,6 +9,17 @@ from atropos_agent.renderer import Certificate, Renderer
 from atropos_agent.trajectory import FinishReason, Message
 from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
 
+STABLE = {
+    "chatml",
+    "glm",
+    "glm_closed",
+    "llama",
+    "gpt_oss",
+    "no_final_close",
+    "hidden_branch",
+    "parts",
+    "dated",
+}
 REFUSED = {"depends_on_text", "depends_on_turn", "one_turn"}
 
 
@@ -26,9 +37,7 @@ def test_bridge_is_certified_exactly_where_it_exists(name: str):
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_history_is_stable_exactly_where_nothing_is_rewritten(name: str):
     certificate = certificate_of(name)
-    assert certificate.history_stable == (
-        name in {"chatml", "glm", "llama", "hidden_branch", "parts", "dated"}
-    )
+    assert certificate.history_stable == (name in STABLE)
     assert certificate.history_stable or certificate.reasons
 
 
@@ -40,7 +49,11 @@ def test_history_is_stable_exactly_where_nothing_is_rewritten(name: str):
         ("llama", "<|eot|>"),
         ("alternating", "</s>"),
         ("plain_close", "\n### end"),
+        ("gpt_oss", "<|im_end|>"),
+        ("no_final_close", "<|im_end|>"),
+        ("break_before_close", "\n<|im_end|>"),
         ("glm", ""),
+        ("glm_closed", ""),
     ],
 )
 def test_the_close_is_found(name: str, close: str):
