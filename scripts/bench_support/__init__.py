@@ -1,0 +1,1 @@
+"""What `bench_rollout.py` measures and with what: the workload, the contenders, the clock."""
