@@ -124,10 +124,11 @@ def _explain(model: type[BaseModel], detail: Any, prefix: str) -> str:
     location = [str(part) for part in detail["loc"]]
     dotted = ".".join([prefix, *location] if prefix else location)
     if detail["type"] != "extra_forbidden":
-        return f"{dotted or 'the config'}: {detail['msg']} (got {detail['input']!r})"
+        reason = detail["msg"].removeprefix("Value error, ")
+        return f"{dotted or 'the config'}: {reason} (got {detail['input']!r})"
     known = _fields_at(model, location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{dotted}: unknown key{hint} Known here: {', '.join(known)}"
 
 
