@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer import Renderer
@@ -39,10 +41,22 @@ def test_content_goes_as_parts_where_the_template_takes_only_parts():
     )
 
 
-def test_exactly_one_bos():
-    renderer = Renderer(tokenizer_for("llama"))
-    (bos,) = renderer.encode("<s>").tolist()
-    assert renderer.render(TALK).ids.tolist().count(bos) == 1
+def test_exactly_one_bos_although_the_tokenizer_would_add_another():
+    tokenizer = tokenizer_for("llama")
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    assert tokenizer.encode("<s>").count(bos) == 2
+    assert Renderer(tokenizer).render(TALK).ids.tolist().count(bos) == 1
+
+
+def test_threads_may_share_a_renderer():
+    renderer = Renderer(tokenizer_for("qwen3"))
+    talks: list[list[Message]] = [[*TALK, {"role": "user", "content": f"number {k}"}] for k in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda talk: renderer.decode(renderer.render(talk).ids), talks))
+    assert texts == [renderer.render(talk).text for talk in talks]
 
 
 def test_the_clock_of_a_template_stands_still():
