@@ -111,7 +111,7 @@ class Command:
         os.chdir(self._directory)
         try:
             pid = os.posix_spawn(
-                "/bin/sh", arguments, self._environment, file_actions=actions, setsid=True, setsigdef=_RESET
+                "/bin/sh", arguments, self._environment, file_actions=actions, setpgroup=0, setsigdef=_RESET
             )
         finally:
             os.chdir("/")

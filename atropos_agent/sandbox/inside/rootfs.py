@@ -66,6 +66,15 @@ def build(*, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str,
     os.chdir("/")
 
 
+def write_file(path: str, content: str) -> None:
+    """Write a small file in one call; a file object would touch, and so copy, many pages of each fork."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, content.encode())
+    finally:
+        os.close(descriptor)
+
+
 def _enter_empty_root() -> None:
     """A small tmpfs becomes the root. /proc is covered on the way only because it always exists."""
     linux.mount("tmpfs", "/proc", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=1m,nr_inodes=1k,mode=755")
@@ -85,8 +94,7 @@ def _show_system() -> None:
             _bind(f"/{name}", f"/{name}")
     os.mkdir("/etc")
     for name, content in ETC.items():
-        with open(f"/etc/{name}", "w", encoding="utf-8") as file:
-            file.write(content)
+        write_file(f"/etc/{name}", content)
     os.symlink("../usr/lib/os-release", "/etc/os-release")
     for path in CONFIGURATION:
         if os.path.exists(OLD + path):
@@ -113,17 +121,21 @@ def _bind(source: str, target: str, flags: int = linux.MS_RDONLY | linux.MS_NOSU
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     linux.mount(OLD + source, target, None, linux.MS_BIND | linux.MS_REC)
-    for point in _mounts_below(target):
+    for point in _mounts_below(target) if is_directory else (target,):
         present = os.statvfs(point).f_flag
         kept = sum(value for bit, value in _KEPT_FLAGS if present & bit)
         linux.mount(None, point, None, linux.MS_REMOUNT | linux.MS_BIND | flags | kept)
 
 
 def _mounts_below(target: str) -> list[str]:
-    with open(f"{OLD}/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        points = [_unescaped(line.split(" ")[4]) for line in table]
-    return [point for point in dict.fromkeys(points) if point == target or point.startswith(target + "/")]
-
-
-def _unescaped(point: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+    """The mount points at and below `target`, from a table in which blanks of a path are octal escapes."""
+    prefix = os.fsencode(target)
+    points: set[bytes] = set()
+    with open(f"{OLD}/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            point = line.split(b" ", 5)[4]
+            if b"\\" in point:
+                point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
+            if point == prefix or point.startswith(prefix + b"/"):
+                points.add(point)
+    return [os.fsdecode(point) for point in sorted(points)]

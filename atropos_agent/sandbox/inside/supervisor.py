@@ -10,7 +10,7 @@ from atropos_agent.sandbox.inside import confine, files, frames, linux, rootfs, 
 from atropos_agent.sandbox.inside.command import Command, HostGoneError
 
 CONTROL = 3
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 class Supervisor:
@@ -41,6 +41,9 @@ class Supervisor:
         self, meta: dict[str, object], *, in_bubblewrap: bool, outer_ids: tuple[int, int] | None
     ) -> None:
         os.umask(0o022)
+        # One session per slot: where the kernel schedules by session, slots share fairly and a command does not
+        # wait for a group of its own to be scheduled.
+        os.setsid()
         if outer_ids is not None:
             _map_ids(*outer_ids)
         inodes = frames.integer(meta, "workspace_inodes")
@@ -115,8 +118,7 @@ def _map_ids(uid: int, gid: int) -> None:
         ("uid_map", f"{rootfs.USER_ID} {uid} 1"),
         ("gid_map", f"{rootfs.USER_ID} {gid} 1"),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
-            file.write(line)
+        rootfs.write_file(f"/proc/self/{name}", line)
 
 
 def take_over(descriptor: int) -> socket.socket:
