@@ -1,1 +1,21 @@
 """Inference servers: one completion for a prompt, with what the server tells of its tokens."""
+
+from atropos_agent.policy.callable import CallablePolicy, Generated
+from atropos_agent.policy.embedded import EmbeddedPolicy
+from atropos_agent.policy.http import HttpPolicy
+from atropos_agent.policy.managed import AtroposServer, ManagedPolicy
+from atropos_agent.policy.protocol import Capabilities, Policy, Prompt, RequestInfo, Wire
+
+__all__ = [
+    "AtroposServer",
+    "CallablePolicy",
+    "Capabilities",
+    "EmbeddedPolicy",
+    "Generated",
+    "HttpPolicy",
+    "ManagedPolicy",
+    "Policy",
+    "Prompt",
+    "RequestInfo",
+    "Wire",
+]

@@ -12,9 +12,22 @@ import orjson
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.policy.protocol import RequestInfo
-from atropos_agent.telemetry import debug_logger, redact
+from atropos_agent.telemetry import Heartbeat, debug_logger, redact
+
+logger = logging.getLogger(__name__)
 
 SHOWN_CHARACTERS = 200_000
+
+
+def debug_settings(given: DebugSettings | None) -> DebugSettings:
+    """What was given, else what the environment says now. Raises ConfigError."""
+    return DebugSettings.from_environ() if given is None else given
+
+
+def heartbeat(settings: DebugSettings, what: str) -> Heartbeat:
+    """A heartbeat for one wait, silent where `wait_every_s` is unset."""
+    beats = settings.wait_every_s is not None
+    return Heartbeat(debug_logger(__name__) if beats else logger, what, settings.wait_every_s)
 
 
 class RequestDebugger:
@@ -24,15 +37,14 @@ class RequestDebugger:
         self.settings = settings
         self._secrets = tuple(secrets)
         self.is_on = settings.debug_request or settings.debug_response
-        talks = self.is_on or settings.wait_every_s is not None
-        self.logger = debug_logger(__name__) if talks else logging.getLogger(__name__)
+        self._logger = debug_logger(__name__) if self.is_on else logger
 
     def request(self, url: str, body: bytes, request: RequestInfo) -> None:
         """Show and save one request, where asked for."""
         if not self.settings.debug_request:
             return
         payload = orjson.loads(body)
-        self.logger.info(
+        self._logger.info(
             "request %s step %d: keys=%s n=%s max_tokens=%s temperature=%s num_messages=%s prompt_tokens=%s",
             redact(url, self._secrets),
             request.step_number,
@@ -44,14 +56,14 @@ class RequestDebugger:
             len(payload["prompt"]) if isinstance(payload.get("prompt"), list) else None,
         )
         if self.settings.debug_request_full:
-            self.logger.info("request body: %s", self._shown(body))
+            self._logger.info("request body: %s", self._shown(body))
         if self.settings.request_save_dir is not None:
             self._save(body, request)
 
     def response(self, url: str, status: int, body: bytes) -> None:
         """Show one answer, where asked for."""
         if self.settings.debug_response:
-            self.logger.info(
+            self._logger.info(
                 "response %s status %d: %s", redact(url, self._secrets), status, self._shown(body)
             )
 
@@ -68,7 +80,7 @@ class RequestDebugger:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.json").write_bytes(body)
         except OSError as error:
-            self.logger.warning("request not saved in %s: %s", folder, error)
+            self._logger.warning("request not saved in %s: %s", folder, error)
 
     def _shown(self, body: bytes) -> str:
         text = redact(body.decode(errors="replace"), self._secrets)

@@ -16,11 +16,14 @@ import orjson
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, ServerUnreachable
+from atropos_agent.policy.debugging import debug_settings
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.trajectory import Completion, SamplingParams
 
 EMBEDDED_MODEL = Path(__file__).with_name("embedded_model")
+CHILD = Path(__file__).with_name("embedded_server.py")
+"""Run as a file, so that it imports nothing of this package and starts at once."""
 ALIAS = "embedded"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 5.0
@@ -77,8 +80,8 @@ async def start_embedded_server(
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "atropos_agent.policy.embedded_server",
+        "-P",  # our folder must not shadow the standard library
+        str(CHILD),
         orjson.dumps(settings).decode(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -119,7 +122,7 @@ class EmbeddedPolicy:
         self._parallel = parallel
         self._context_per_slot = context_per_slot
         self._threads = threads
-        self._debug = DebugSettings.from_environ() if debug is None else debug
+        self._debug = debug_settings(debug)
         self._starting = asyncio.Lock()
         self._server: EmbeddedServer | None = None
         self._http: HttpPolicy | None = None

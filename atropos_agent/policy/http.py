@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from atropos_agent.config import DebugSettings
-from atropos_agent.errors import ConfigError, ProviderError, RequestTimeout
-from atropos_agent.policy.debugging import RequestDebugger
+from atropos_agent.errors import ConfigError, ProviderError
+from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
+from atropos_agent.policy.limits import within
 from atropos_agent.policy.probing import decoded, probe
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import Asked, WireFormat
-from atropos_agent.telemetry import Heartbeat, redact
+from atropos_agent.telemetry import redact
 from atropos_agent.trajectory import Completion, SamplingParams, Timings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class HttpPolicy:
         headers: Mapping[str, str] | None = None,
         debug: DebugSettings | None = None,
     ) -> None:
-        settings = DebugSettings.from_environ() if debug is None else debug
+        settings = debug_settings(debug)
         secrets = [api_key] if api_key else []
         sent = {"Content-Type": "application/json", **(headers or {})}
         if api_key:
@@ -62,6 +63,7 @@ class HttpPolicy:
             settings.direct_request_timeout_s if settings.bypass_managed_server else None,
         )
         self._secrets = secrets
+        self._settings = settings
         self._debugger = RequestDebugger(settings, secrets)
         self._slots = asyncio.Semaphore(max_concurrency)
         self._probing = asyncio.Lock()
@@ -84,9 +86,7 @@ class HttpPolicy:
         wire_format, capabilities = self._found or await self._capable()
         body = wire_format.body(prompt, sampling)
         arrived = time.perf_counter()
-        with Heartbeat(
-            self._debugger.logger, self._what(wire_format, request), self._debugger.settings.wait_every_s
-        ):
+        with heartbeat(self._settings, self._what(wire_format, request)):
             async with self._slots:
                 started = time.perf_counter()
                 reply = await self._exchange(wire_format.path, body, request)
@@ -118,15 +118,7 @@ class HttpPolicy:
         headers = {SESSION_HEADER: request.rollout_id} if request.rollout_id else None
         if self._debugger.is_on:
             self._debugger.request(url, body, request)
-        sending = self._transport.send("POST", path, body, headers)
-        if self._timeout_s is None:
-            reply = await sending
-        else:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    reply = await sending
-            except TimeoutError:
-                raise RequestTimeout(f"no answer from {url} within {self._timeout_s:g} s") from None
+        reply = await within(self._timeout_s, self._transport.send("POST", path, body, headers), url)
         if self._debugger.is_on:
             self._debugger.response(url, reply.status, reply.body)
         return reply
@@ -140,7 +132,7 @@ class HttpPolicy:
         return type(error)(safe)
 
     def _what(self, wire_format: WireFormat, request: RequestInfo) -> str:
-        if self._debugger.settings.wait_every_s is None:
+        if self._settings.wait_every_s is None:
             return ""
         return f"{self._transport.origin}{wire_format.path} step {request.step_number} {request.rollout_id}"
 

@@ -1,0 +1,116 @@
+"""A policy made of one async function: an engine that lives inside a trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atropos_agent.config import DebugSettings
+from atropos_agent.policy.debugging import debug_settings, heartbeat
+from atropos_agent.policy.limits import within
+from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.wires import common
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobMode,
+    LogprobProvenance,
+    Provenance,
+    SamplingParams,
+    Timings,
+    TokenIds,
+)
+
+
+class Generated(NamedTuple):
+    """What an engine sampled. `token_ids` and `logprobs` have one length; a sampled stop token is included.
+
+    `finish_reason` None means: `length` where `max_tokens` was reached without a stop token, else `stop`.
+    """
+
+    token_ids: Sequence[int] | NDArray[np.integer]
+    logprobs: Sequence[float] | NDArray[np.floating] | None = None
+    finish_reason: FinishReason | None = None
+    text: str = ""
+
+
+Generate: TypeAlias = Callable[[TokenIds, SamplingParams], Awaitable[Generated]]
+
+
+class CallablePolicy:
+    """Adapts `generate(prompt_ids int32[n], sampling) -> Generated`. Ids in, ids out, no server.
+
+    `stop_ids` are the ids that end a turn; `logprob_mode` says which distribution the logprobs belong to.
+    """
+
+    def __init__(
+        self,
+        generate: Generate,
+        *,
+        model: str = "in-process",
+        stop_ids: Sequence[int] = (),
+        context_length: int | None = None,
+        logprob_mode: LogprobMode = LogprobMode.UNKNOWN,
+        debug: DebugSettings | None = None,
+    ) -> None:
+        self._generate = generate
+        self._debug = debug_settings(debug)
+        self._capabilities = Capabilities(
+            wire=Wire.IN_PROCESS,
+            model=model,
+            server="in-process",
+            context_length=context_length,
+            logprob_mode=logprob_mode,
+            stop_ids=tuple(stop_ids),
+        )
+
+    async def probe(self) -> Capabilities:
+        """What was given at construction."""
+        return self._capabilities
+
+    async def complete(
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
+    ) -> Completion:
+        """One completion. Raises MalformedReply for counts or numbers that cannot be; RequestTimeout."""
+        started = time.perf_counter()
+        what = f"{self._capabilities.model} step {request.step_number} {request.rollout_id}"
+        with heartbeat(self._debug, what):
+            answer = self._generate(prompt.ids, sampling)
+            generated = await within(self._debug.chat_timeout_s, answer, what)
+        return self._checked(generated, prompt, sampling, Timings(request_s=time.perf_counter() - started))
+
+    async def aclose(self) -> None:
+        """Nothing of ours to release: the engine belongs to the caller."""
+
+    def _checked(
+        self, generated: Generated, prompt: Prompt, sampling: SamplingParams, timings: Timings
+    ) -> Completion:
+        ids = common.token_ids(np.asarray(generated.token_ids).tolist(), "token_ids")
+        logprobs = None
+        if generated.logprobs is not None:
+            logprobs = common.logprobs(np.asarray(generated.logprobs).tolist(), "logprobs")
+            common.require_count(len(logprobs), len(ids), "logprobs", "sampled ids")
+        has_logprobs = logprobs is not None
+        return Completion(
+            text=generated.text,
+            token_ids=ids,
+            logprobs=logprobs,
+            finish_reason=generated.finish_reason or self._finish_reason(ids, sampling),
+            provenance=Provenance.SAMPLED,
+            logprob_provenance=LogprobProvenance.SAMPLED if has_logprobs else LogprobProvenance.ABSENT,
+            logprob_mode=self._capabilities.logprob_mode if has_logprobs else LogprobMode.UNKNOWN,
+            usage_prompt_tokens=len(prompt),
+            usage_completion_tokens=len(ids),
+            sampling=sampling,
+            timings=timings,
+            model=self._capabilities.model,
+        )
+
+    def _finish_reason(self, ids: TokenIds, sampling: SamplingParams) -> FinishReason:
+        stopped = len(ids) > 0 and int(ids[-1]) in self._capabilities.stop_ids
+        full = sampling.max_tokens is not None and len(ids) >= sampling.max_tokens
+        return FinishReason.LENGTH if full and not stopped else FinishReason.STOP

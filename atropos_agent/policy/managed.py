@@ -1,0 +1,234 @@
+"""Server objects in the style of atroposlib, by what they can do; the library itself is not needed.
+
+Best first: `tokens_and_logprobs_completion` (ids in, ids out), then a managed session whose nodes hold the
+tokens of each completion, then the bare text of `chat_completion`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from atropos_agent.config import DebugSettings
+from atropos_agent.errors import ConfigError, MalformedReply, ProviderError
+from atropos_agent.policy.debugging import debug_settings, heartbeat
+from atropos_agent.policy.http import HttpPolicy
+from atropos_agent.policy.limits import within
+from atropos_agent.policy.managed_nodes import new_node, read_node
+from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.wires import common
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobProvenance,
+    Provenance,
+    SamplingParams,
+    Timings,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_TOKENS = 2048
+"""Asked for where nothing bounds a completion: some engines stop after 16 tokens otherwise."""
+PROBE_IDS = (1, 2)
+
+
+@runtime_checkable
+class AtroposServer(Protocol):
+    """The least a server object has. `tokens_and_logprobs_completion`, `managed_server` are used if there."""
+
+    def chat_completion(self, **kwargs: object) -> Awaitable[object]:
+        """An OpenAI chat completion object."""
+        ...
+
+
+class ManagedPolicy:
+    """A Policy over an atroposlib-style `server`, which stays the caller's.
+
+    `ATROPOS_BYPASS_MANAGED_SERVER` goes straight to the server's own address instead, without tracking.
+    """
+
+    def __init__(self, server: AtroposServer, *, debug: DebugSettings | None = None) -> None:
+        self._server = server
+        self._debug = debug_settings(debug)
+        self._direct = _direct_policy(server, self._debug) if self._debug.bypass_managed_server else None
+        self._found: Capabilities | None = None
+
+    async def probe(self) -> Capabilities:
+        """Which of the server's methods really work; asked once. Raises ProviderError."""
+        if self._direct is not None:
+            return await self._direct.probe()
+        if self._found is None:
+            wire = await self._wire()
+            self._found = Capabilities(wire, _model(self._server), type(self._server).__name__)
+        return self._found
+
+    async def complete(
+        self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
+    ) -> Completion:
+        """One completion. Raises ProviderError, also for placeholder tokens; RequestTimeout."""
+        if self._direct is not None:
+            return await self._direct.complete(prompt, sampling, request=request)
+        wire = (await self.probe()).wire
+        what = f"{type(self._server).__name__} step {request.step_number} {request.rollout_id}"
+        with heartbeat(self._debug, what):
+            asking = self._by_ids if wire is Wire.IN_PROCESS else self._by_chat
+            return await within(self._debug.chat_timeout_s, asking(prompt, sampling), what)
+
+    async def aclose(self) -> None:
+        """Close what is ours: the direct connection of a bypass."""
+        if self._direct is not None:
+            await self._direct.aclose()
+
+    async def _wire(self) -> Wire:
+        if hasattr(self._server, "tokens_and_logprobs_completion"):
+            prompt = Prompt()
+            prompt.extend(np.array(PROBE_IDS, np.int32))
+            try:
+                await self._by_ids(prompt, SamplingParams(max_tokens=1))
+            except ProviderError as error:
+                logger.warning("%s gives no ids: %s", type(self._server).__name__, error)
+            else:
+                return Wire.IN_PROCESS
+        tracks = hasattr(self._server, "managed_server") or hasattr(self._server, "get_state")
+        return Wire.CHAT_IDS if tracks else Wire.CHAT
+
+    async def _by_ids(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        started = time.perf_counter()
+        ask = getattr(self._server, "tokens_and_logprobs_completion", None)
+        asked = {
+            "input_ids": prompt.ids.tolist(),
+            "prompt": prompt.text,
+            **_sampling(sampling, extended=True),
+        }
+        answer = await _foreign(ask, asked)
+        if not isinstance(answer, tuple) or len(answer) != 4 or not all(answer[1:]):
+            raise MalformedReply(f"tokens_and_logprobs_completion returned {answer!r:.80}")
+        prompt_ids = common.token_ids([*answer[0]], "prompt_tokens")
+        ids = common.token_ids([*answer[1][0]], "output_tokens")
+        logprobs = common.logprobs([*answer[2][0]], "output_logprobs")
+        common.require_count(len(logprobs), len(ids), "logprobs", "sampled ids")
+        if not np.array_equal(prompt_ids, prompt.ids):
+            raise MalformedReply(
+                f"the server changed the prompt: {len(prompt)} ids sent, {len(prompt_ids)} used"
+            )
+        reason = answer[3][0]
+        return Completion(
+            text="",
+            token_ids=ids,
+            logprobs=logprobs,
+            finish_reason=common.finish_reason(
+                reason.get("type") if isinstance(reason, dict) else reason, "finish_reason"
+            ),
+            provenance=Provenance.SAMPLED,
+            logprob_provenance=LogprobProvenance.SAMPLED,
+            usage_prompt_tokens=len(prompt_ids),
+            usage_completion_tokens=len(ids),
+            sampling=sampling,
+            timings=Timings(request_s=time.perf_counter() - started),
+            model=_model(self._server),
+        )
+
+    async def _by_chat(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        started = time.perf_counter()
+        asked = {"messages": list(prompt.messages), **_sampling(sampling, extended=False)}
+        async with self._session() as session:
+            before = _nodes(session)
+            answer = await _foreign(session.chat_completion, asked)
+            text, reason, notes = _message(answer)
+            plain = Completion(
+                text=text,
+                finish_reason=reason,
+                sampling=sampling,
+                timings=Timings(request_s=time.perf_counter() - started),
+                model=_model(self._server),
+                notes=notes,
+            )
+            after = _nodes(session)
+            return plain if after is None else read_node(new_node(before or [], after, text), plain)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[AtroposServer]:
+        """A managed session of the server's own, or the server itself where it has none to give."""
+        opener = getattr(self._server, "managed_server", None)
+        if opener is None:
+            yield self._server
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                session = await stack.enter_async_context(
+                    opener(tokenizer=getattr(self._server, "tokenizer", None))
+                )
+            except NotImplementedError as error:
+                logger.warning("no token tracking by %s: %s", type(self._server).__name__, error)
+                session = self._server
+            yield session
+
+
+async def _foreign(ask: Callable[..., Awaitable[object]] | None, asked: dict[str, object]) -> object:
+    """The answer of somebody else's code; whatever it raises becomes a ProviderError with words."""
+    if ask is None:
+        raise ProviderError("the server object has no such method")
+    try:
+        return await ask(**asked)
+    except ProviderError:
+        raise
+    except Exception as error:
+        raise ProviderError(
+            f"{getattr(ask, '__qualname__', ask)}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
+    asked = common.openai_sampling(sampling, extended=extended)
+    for name in ("stream", "seed", "min_tokens"):  # not every engine behind these objects takes them
+        asked.pop(name, None)
+    asked["max_tokens"] = DEFAULT_MAX_TOKENS if sampling.max_tokens is None else sampling.max_tokens
+    return asked
+
+
+def _nodes(session: object) -> list[object] | None:
+    state = getattr(session, "get_state", None)
+    if state is None:
+        return None
+    return [*common.entries(common.mapping(state(), "get_state()").get("nodes"), "nodes")]
+
+
+def _message(answer: object) -> tuple[str, FinishReason, tuple[str, ...]]:
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise MalformedReply("choices is empty: the server returned no completion")
+    message = getattr(choices[0], "message", None)
+    content = getattr(message, "content", None)
+    reasoning = getattr(message, "reasoning", None)
+    reason = common.FINISH_REASONS.get(str(getattr(choices[0], "finish_reason", "")), FinishReason.OTHER)
+    if not content and isinstance(reasoning, str) and reasoning:
+        return reasoning, reason, ("text_from_reasoning",)
+    return common.string(content, "choices[0].message.content"), reason, ()
+
+
+def _model(server: object) -> str:
+    for owner in (getattr(server, "config", None), server):
+        for name in ("model_name", "model"):
+            if isinstance(found := getattr(owner, name, None), str):
+                return found
+    first = next(iter(getattr(server, "servers", None) or ()), None)
+    return "" if first is None else _model(first)
+
+
+def _direct_policy(server: object, debug: DebugSettings) -> HttpPolicy:
+    """The address behind a server object: its first `servers` entry, else its own attributes."""
+    first = next(iter(getattr(server, "servers", None) or ()), None)
+    for owner in (getattr(first, "config", None), first, server):
+        url, key = getattr(owner, "base_url", None), getattr(owner, "api_key", None)
+        if isinstance(url, str) and isinstance(key, str) and (model := _model(owner)):
+            return HttpPolicy(url, model=model, api_key=key, debug=debug)
+    raise ConfigError(
+        f"ATROPOS_BYPASS_MANAGED_SERVER is set, but {type(server).__name__} names no base_url, api_key and "
+        "model_name; unset it, or give the agent a base URL"
+    )
