@@ -22,7 +22,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes atropos_agent --ignoreexternal
+	PYTHONPATH=. $(BIN)/pyright --verifytypes atropos_agent --ignoreexternal
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
