@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from atropos_agent.errors import BridgeMismatch, RenderError
@@ -54,6 +54,7 @@ def test_what_was_appended_is_what_the_template_renders(name, question, turns):
     talk: list[Message] = [{"role": "user", "content": question}]
     ids = renderer.render(talk).ids
     for number, (text, (finish, closes), answer) in enumerate(turns, 1):
+        assume(closes or end not in text)
         sampled = renderer.encode(text + end * closes)
         talk.append({"role": "assistant", "content": renderer.decode_completion(sampled)})
         talk.append({"role": "user", "content": answer})
@@ -87,6 +88,7 @@ def test_a_template_that_rewrites_the_assistant_is_no_mismatch(name, text, end, 
     [
         ("ok<|im_end|>", "stop", "\n", 0, ()),
         ("ok<|im_end|>", "length", "\n", 0, ()),
+        ("ok<|im_end|>\n", "stop", "", 0, ()),
         ("ok", "stop", "<|im_end|>\n", 1, ("unreported_stop",)),
         ("ok", "length", "<|im_end|>\n", 1, ()),
         ("", "length", "<|im_end|>\n", 1, ()),

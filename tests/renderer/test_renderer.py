@@ -43,7 +43,8 @@ def test_content_goes_as_parts_where_the_template_takes_only_parts():
 
 def test_exactly_one_bos_although_the_tokenizer_would_add_another():
     tokenizer = tokenizer_for("llama")
-    bos = tokenizer.bos_token_id
+    bos = tokenizer.convert_tokens_to_ids("<s>")
+    assert isinstance(bos, int)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", bos)]
     )
