@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 
 class NumpyOracle:
@@ -56,7 +56,7 @@ class NumpyOracle:
         value = self._heads(layer, "v", values, rotated=False)
         repeats = heads // config["num_key_value_heads"]
         key, value = key.repeat(repeats, axis=0), value.repeat(repeats, axis=0)
-        scores = query @ key.transpose(0, 2, 1) / np.sqrt(np.float32(size))
+        scores = query @ key.transpose(0, 2, 1) / np.float32(size) ** np.float32(0.5)
         scores[:, np.triu(np.ones((length, length), bool), 1)] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value
@@ -79,7 +79,7 @@ class NumpyOracle:
         cosine = np.cos(np.concatenate([angles, angles], axis=-1)).astype(np.float32)
         sine = np.sin(np.concatenate([angles, angles], axis=-1)).astype(np.float32)
         turned = np.concatenate([-values[..., size // 2 :], values[..., : size // 2]], axis=-1)
-        return values * cosine + turned * sine
+        return (values * cosine + turned * sine).astype(np.float32)
 
     def _project(self, layer: int, name: str, values: Array) -> Array:
         return values @ self._weights[f"model.layers.{layer}.{name}.weight"].T

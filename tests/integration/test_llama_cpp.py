@@ -17,6 +17,7 @@ from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.protocol import Prompt, RequestInfo, Wire
 from atropos_agent.testing import TokenizerCodec
 from atropos_agent.trajectory import FinishReason, LogprobMode, Provenance, SamplingParams
+from tests.completions import ids_of, logprobs_of
 from tests.recording_proxy import RecordingProxy
 from tests.shipped_model import model_folder
 
@@ -67,13 +68,12 @@ async def test_over_five_turns_ids_and_counts_are_the_servers_own(server, codec)
             sampling = SamplingParams(max_tokens=40, seed=turn)
             completion = await policy.complete(prompt, sampling, request=RequestInfo("r", turn))
             exchange = proxy.exchanges[-1]
-            assert completion.token_ids is not None
-            assert completion.token_ids.tolist() == exchange.answer["tokens"]
-            assert completion.usage_completion_tokens == len(completion.token_ids)
+            assert ids_of(completion).tolist() == exchange.reply["tokens"]
+            assert completion.usage_completion_tokens == len(ids_of(completion))
             assert completion.usage_prompt_tokens == len(prompt) == len(exchange.request["prompt"])
             assert exchange.request["prompt"][: len(sent_before)] == sent_before
-            sent_before = [*exchange.request["prompt"], *exchange.answer["tokens"]]
-            prompt.extend(completion.token_ids)
+            sent_before = [*exchange.request["prompt"], *exchange.reply["tokens"]]
+            prompt.extend(ids_of(completion))
             prompt.extend(between)
 
 
@@ -86,13 +86,12 @@ async def test_a_hot_policy_loses_no_id_to_broken_utf8(server, codec):
                 for seed in range(250)
             )
         )
-        answered = {tuple(exchange.answer["tokens"]) for exchange in proxy.exchanges}
-    assert all(completion.token_ids is not None for completion in completions)
-    assert all(tuple(completion.token_ids) in answered for completion in completions)
-    assert all(len(completion.token_ids) == completion.usage_completion_tokens for completion in completions)
-    broken = [completion for completion in completions if np.isnan(completion.logprobs).any()]
+        answered = {tuple(exchange.reply["tokens"]) for exchange in proxy.exchanges}
+    assert all(tuple(ids_of(completion).tolist()) in answered for completion in completions)
+    assert all(len(ids_of(completion)) == completion.usage_completion_tokens for completion in completions)
+    broken = [completion for completion in completions if np.isnan(logprobs_of(completion)).any()]
     assert len(broken) >= 5
-    known = np.concatenate([completion.logprobs for completion in completions])
+    known = np.concatenate([logprobs_of(completion) for completion in completions])
     assert 0 < np.isnan(known).mean() < 0.2
 
 
@@ -104,11 +103,12 @@ async def test_a_sampled_end_of_turn_is_the_last_id_and_not_in_the_text(server, 
         completions = await asyncio.gather(
             *(policy.complete(prompt, SamplingParams(max_tokens=200, seed=seed)) for seed in range(64))
         )
-    stopped = [c for c in completions if c.finish_reason is FinishReason.STOP and c.token_ids[-1] == end]
+    stopped = [c for c in completions if c.finish_reason is FinishReason.STOP and ids_of(c)[-1] == end]
     assert stopped
     for completion in stopped:
-        assert (completion.token_ids == end).sum() == 1
-        assert not np.isnan(completion.logprobs[-1]) or np.isnan(completion.logprobs[-2])
+        assert (ids_of(completion) == end).sum() == 1
+        *_, before, last = logprobs_of(completion)
+        assert not np.isnan(last) or np.isnan(before)
         assert "<|im_end|>" not in completion.text
 
 

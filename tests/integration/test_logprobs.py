@@ -10,6 +10,7 @@ import pytest
 from atropos_agent.policy.embedded import EmbeddedPolicy
 from atropos_agent.policy.protocol import Prompt
 from atropos_agent.trajectory import Completion, SamplingParams
+from tests.completions import ids_of, logprobs_of
 from tests.gguf_f32 import write_f32
 from tests.numpy_oracle import NumpyOracle
 from tests.shipped_model import model_folder
@@ -45,9 +46,7 @@ def differences(done: list[tuple[np.ndarray, Completion]]) -> tuple[np.ndarray, 
     oracle = NumpyOracle(model_folder())
     off = []
     for prompt, completion in done:
-        assert completion.token_ids is not None
-        assert completion.logprobs is not None
-        off.append(np.abs(oracle.sampled(prompt, completion.token_ids) - completion.logprobs))
+        off.append(np.abs(oracle.sampled(prompt, ids_of(completion)) - logprobs_of(completion)))
     joined = np.concatenate(off)
     absent = np.isnan(joined)
     return joined[~absent], int(absent.sum())
@@ -73,6 +72,5 @@ async def test_with_the_shipped_fp16_weights_they_agree_to_fp16_rounding():
 
 async def test_the_oracle_would_notice_a_wrong_position():
     (prompt, completion), *_ = await sampled(model_folder() / "model.gguf")
-    assert completion.token_ids is not None
-    shifted = NumpyOracle(model_folder()).sampled(prompt[:-1], completion.token_ids)
-    assert np.nanmax(np.abs(shifted - completion.logprobs)) > 5e-2
+    shifted = NumpyOracle(model_folder()).sampled(prompt[:-1], ids_of(completion))
+    assert np.nanmax(np.abs(shifted - logprobs_of(completion))) > 5e-2

@@ -14,6 +14,7 @@ from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.protocol import Policy, Prompt, RequestInfo, Wire
 from atropos_agent.testing import ByteCodec, FakeReply, FakeServer, Fault
 from atropos_agent.trajectory import FinishReason, LogprobMode, Provenance, SamplingParams
+from tests.completions import ids_of
 
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
@@ -45,11 +46,9 @@ async def test_the_best_wire_is_found_by_the_answers(wire):
 async def test_ids_come_back_as_the_server_sampled_them(wire, prompt):
     async with FakeServer(answers("hé!"), wire=wire) as server, HttpPolicy(server.url) as policy:
         completion = await policy.complete(prompt, SAMPLING, request=STEP)
-    assert completion.token_ids is not None
-    assert completion.logprobs is not None
-    assert completion.token_ids.tolist() == [*"hé!".encode(), ByteCodec.end_of_turn]
-    assert completion.token_ids.dtype == np.int32
-    assert completion.logprobs.dtype == np.float32
+    assert ids_of(completion).tolist() == [*"hé!".encode(), ByteCodec.end_of_turn]
+    assert ids_of(completion).dtype == np.int32
+    assert logprobs_of(completion).dtype == np.float32
     assert completion.provenance is Provenance.SAMPLED
     assert completion.usage_completion_tokens == 5
     assert completion.finish_reason is FinishReason.STOP

@@ -116,7 +116,7 @@ def token_ids(value: object, where: str) -> TokenIds:
         return np.empty(0, np.int32)
     try:
         ids = np.array(listed)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise MalformedReply(f"{where} is not a flat list of integers") from None
     if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min() < 0 or ids.max() > HIGHEST_ID:
         raise MalformedReply(f"{where} holds something that is not a token id: {_shown(value)}")
@@ -128,8 +128,8 @@ def logprobs(value: list[object], where: str) -> Logprobs:
     if not value:
         return np.empty(0, np.float32)
     try:
-        numbers = np.array(value, np.float32)
-    except (TypeError, ValueError):
+        numbers = np.array(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise MalformedReply(f"{where} holds something that is not a number: {_shown(value)}") from None
     if numbers.ndim != 1:
         raise MalformedReply(f"{where} is not a flat list of numbers")
@@ -137,7 +137,7 @@ def logprobs(value: list[object], where: str) -> Logprobs:
         wrong = ~((numbers > LOWEST_LOGPROB) & (numbers <= ROUNDING))
         at = int(np.flatnonzero(wrong)[0])
         raise MalformedReply(f"{where}[{at}] is {_shown(value[at])}: not a logprob of a sampled token")
-    return numbers
+    return numbers.astype(np.float32)
 
 
 def require_count(found: int, expected: int, found_name: str, expected_name: str) -> None:
