@@ -14,7 +14,7 @@ from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.protocol import Policy, Prompt, RequestInfo, Wire
 from atropos_agent.testing import ByteCodec, FakeReply, FakeServer, Fault
 from atropos_agent.trajectory import FinishReason, LogprobMode, Provenance, SamplingParams
-from tests.completions import ids_of
+from tests.completions import ids_of, logprobs_of
 
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
