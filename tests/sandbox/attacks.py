@@ -126,7 +126,7 @@ def outcome(attempt):
     try:
         attempt()
     except OSError as error:
-        return errno.errorcode.get(error.errno, str(error))
+        return errno.errorcode.get(error.errno or 0, str(error))
     except KeyError:
         return "absent"
     return "GOT THROUGH"

@@ -4,9 +4,9 @@ import asyncio
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -34,9 +34,10 @@ def as_ordinary_user():
 
 
 class Driver:
-    """A trainer process and the calls into it."""
+    """A trainer process of one kind (`backend-as-user`) and the calls into it."""
 
-    def __init__(self, backend, user, package_root, *, spec=None):
+    def __init__(self, kind, package_root, *, spec=None):
+        backend, user = kind.split("-as-")
         command = [sys.executable, str(package_root / "tests/sandbox/driver.py"), str(package_root), backend]
         if user == "user":
             command = [*as_ordinary_user(), *command[1:]]
@@ -47,9 +48,12 @@ class Driver:
             env={"PATH": os.defpath, SECRET_NAME: SECRET},
             cwd="/",
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._lock = threading.Lock()
         self._count = 0
-        first = self._process.stdout.readline()
+        first = self._answers.readline()
         assert first, f"the {backend} driver did not start"
         self.isolation = Isolation(**json.loads(first)["isolation"])
 
@@ -60,9 +64,9 @@ class Driver:
     def call(self, sandbox, method, *args, **options):
         request = {"sandbox": sandbox, "method": method, "args": [encoded(arg) for arg in args]}
         with self._lock:
-            self._process.stdin.write(json.dumps({**request, "options": encoded(options)}).encode() + b"\n")
-            self._process.stdin.flush()
-            answer = json.loads(self._process.stdout.readline())
+            self._requests.write(json.dumps({**request, "options": encoded(options)}).encode() + b"\n")
+            self._requests.flush()
+            answer = json.loads(self._answers.readline())
         if "error" in answer:
             if answer["errno"] is not None:
                 raise OSError(answer["errno"], answer["text"])
@@ -74,16 +78,16 @@ class Driver:
         return str(self._count)
 
     def close(self):
-        self._process.stdin.close()
+        self._requests.close()
         code = self._process.wait(20)
-        self._process.stdout.close()
+        self._answers.close()
         assert code == 0
 
     def kill(self):
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._requests.close()
+        self._answers.close()
 
 
 class DrivenSandbox:
@@ -117,20 +121,16 @@ class DrivenSandbox:
 
 
 @pytest.fixture(scope="session")
-def package_root(tmp_path_factory):
-    """A copy of what a driver needs, readable by every user."""
-    root = tmp_path_factory.mktemp("package")
-    source = Path(atropos_agent.__file__).parent
-    shutil.copytree(source, root / "atropos_agent", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(
-        Path(__file__).parent, root / "tests/sandbox", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for path in (root, *root.rglob("*")):
-        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
-    for path in root.parents:
-        if path.stat().st_uid == os.geteuid() and path.stat().st_mode & stat.S_IXOTH == 0:
-            path.chmod(path.stat().st_mode | 0o711)
-    return root
+def package_root():
+    """A copy of what a driver needs, readable by every user (pytest's own directories are not)."""
+    with tempfile.TemporaryDirectory(prefix="sandbox-tests-") as directory:
+        root = Path(directory)
+        unneeded = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(atropos_agent.__file__).parent, root / "atropos_agent", ignore=unneeded)
+        shutil.copytree(Path(__file__).parent, root / "tests/sandbox", ignore=unneeded)
+        for path in (root, *root.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        yield root
 
 
 @pytest.fixture(scope="session")
@@ -140,8 +140,7 @@ def drivers(package_root):
 
     def get(kind):
         if kind not in started:
-            backend, user = kind.split("-as-")
-            started[kind] = Driver(backend, user, package_root)
+            started[kind] = Driver(kind, package_root)
         return started[kind]
 
     yield get

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
 
 def encoded(value):
@@ -21,7 +22,7 @@ def encoded(value):
     return value
 
 
-def decoded(value):
+def decoded(value) -> Any:
     if isinstance(value, dict) and set(value) == {"b64"}:
         return base64.b64decode(value["b64"])
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,10 @@ LEAKS_WITHOUT_SANDBOX = [
 
 
 @pytest.fixture
-def target(tmp_path_factory):
+def target(package_root):
     """Things of the host that a sandbox must not reach: listeners, a file, and (added per test) a process."""
-    directory = tmp_path_factory.mktemp("bait")
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(0o755)
+    directory = Path(tempfile.mkdtemp(dir=package_root))
+    directory.chmod(0o755)
     bait = directory / "file"
     bait.write_text("bait")
     path_socket = str(directory / "socket")

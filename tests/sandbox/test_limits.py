@@ -23,8 +23,7 @@ def small_drivers(package_root):
 
     def get(kind):
         if kind not in started:
-            backend, user = kind.split("-as-")
-            started[kind] = Driver(backend, user, package_root, spec=SMALL)
+            started[kind] = Driver(kind, package_root, spec=SMALL)
         return started[kind]
 
     yield get

@@ -9,7 +9,7 @@ from atropos_agent.errors import SandboxError
 from atropos_agent.sandbox import ExecStatus, Sandbox, SandboxPool
 from tests.sandbox.conftest import ISOLATED as KINDS
 from tests.sandbox.conftest import NATIVE, Driver
-from tests.sandbox.traces import command_line, descendants, is_running, parent_of, traces
+from tests.sandbox.traces import command_line, descendants, is_running, parent_of, supervisor_of, traces
 
 pytestmark = pytest.mark.integration
 BACKENDS = ["native", "bubblewrap", "local"]
@@ -86,9 +86,9 @@ async def test_commands_of_one_sandbox_take_turns():
 async def test_a_lost_sandbox_costs_only_its_rollout():
     async with SandboxPool("native", size=2) as pool:
         async with pool.acquire() as lost, pool.acquire() as other:
-            running = asyncio.create_task(lost.exec("sleep 100"))
-            await asyncio.sleep(0.1)
-            lost._process.kill()
+            running = asyncio.create_task(lost.exec("sleep 987.5"))
+            await asyncio.sleep(0.2)
+            os.kill(supervisor_of("987.5"), signal.SIGKILL)
             assert (await running).status is ExecStatus.SANDBOX_LOST
             assert (await other.exec("echo fine")).stdout == b"fine\n"
         async with pool.acquire() as replacement:
@@ -101,8 +101,7 @@ async def test_a_supervisor_that_hangs_is_discarded_by_the_host(backend):
         async with pool.acquire() as sandbox:
             running = asyncio.create_task(sandbox.exec("sleep 987.25", timeout_s=0.5))
             await asyncio.sleep(0.2)
-            (sleeper,) = (pid for pid in descendants() if command_line(pid) == b"sleep\x00987.25\x00")
-            os.kill(parent_of(parent_of(sleeper)), signal.SIGSTOP)
+            os.kill(supervisor_of("987.25"), signal.SIGSTOP)
             assert (await running).status is ExecStatus.SANDBOX_LOST
         async with pool.acquire() as fresh:
             assert (await fresh.exec("echo new")).stdout == b"new\n"
@@ -124,6 +123,10 @@ async def test_cancelling_a_command_frees_the_place():
             assert (await sandbox.exec("echo next")).stdout == b"next\n"
 
 
+def is_zygote(pid):
+    return b"zygote" in command_line(pid)
+
+
 async def use_all(pool):
     for _ in range(6):
         async with asyncio.timeout(5), pool.acquire():
@@ -133,7 +136,8 @@ async def use_all(pool):
 async def test_a_dead_zygote_is_an_error_and_not_a_hang():
     async with SandboxPool("native", size=2) as pool:
         async with pool.acquire() as sandbox:
-            pool._launcher._zygote.kill()
+            (zygote,) = (pid for pid in descendants() if parent_of(pid) == os.getpid() and is_zygote(pid))
+            os.kill(zygote, signal.SIGKILL)
             assert (await sandbox.exec("true")).status is ExecStatus.SANDBOX_LOST
         with pytest.raises(SandboxError, match="helper process is gone"):
             await use_all(pool)
@@ -153,7 +157,7 @@ def test_event_loops_one_after_another_and_in_other_threads():
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_sigkill_of_the_trainer_leaves_nothing(package_root, kind):
-    driver = Driver(*kind.split("-as-"), package_root)
+    driver = Driver(kind, package_root)
     for name in ("a", "b"):
         driver.call(name, "open")
     driver.call("a", "exec", "true")
@@ -174,7 +178,7 @@ async def test_sigkill_of_the_trainer_leaves_nothing(package_root, kind):
 
 @pytest.mark.parametrize("kind", NATIVE)
 async def test_a_trainer_that_ends_without_closing_leaves_nothing(package_root, kind):
-    driver = Driver(*kind.split("-as-"), package_root)
+    driver = Driver(kind, package_root)
     driver.call("a", "open")
     driver.call("a", "exec", "true")
     family = descendants(driver.pid)

@@ -41,6 +41,13 @@ def descendants(root=None):
     return found
 
 
+def supervisor_of(argument):
+    """The pid 1, as we see it, of the sandbox in which `sleep ARGUMENT` runs under a shell."""
+    expected = b"sleep\0" + argument.encode() + b"\0"
+    (sleeper,) = (pid for pid in descendants() if command_line(pid) == expected)
+    return parent_of(parent_of(sleeper))
+
+
 def groups():
     place = find_memory_groups()
     return set(place.parent.glob(f"atropos-{os.getpid()}-*")) if place else set()
