@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from scripts.tiny_policy.dialogues import Spoken, dialogue, tasks
+from scripts.tiny_policy.dialogues import FIRST_WEIGHTS, LAST_WEIGHTS, Spoken, dialogue, tasks
 from scripts.tiny_policy.tokenizer import TURN_END, TURN_START
 
 SHARD_DIALOGUES = 4096
 SLIP_SHARE = 0.08
+FIRST_SHARDS = 17
+"""Shards of the lower difficulties; all that follow have every difficulty."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +62,10 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def write_shards(tokenizer_file: Path, folder: Path, *, seed: int, count: int) -> None:
     """Fill `folder` with `count` shards, one after the other; each appears whole."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    stream, rng = tasks(seed), random.Random(f"slips {seed}")
+    first, last = tasks(seed, FIRST_WEIGHTS), tasks(seed, LAST_WEIGHTS)
+    rng = random.Random(f"slips {seed}")
     for number in range(count):
+        stream = first if number < FIRST_SHARDS else last
         examples = [
             encode_dialogue(tokenizer, dialogue(task, rng, SLIP_SHARE))
             for task in islice(stream, SHARD_DIALOGUES)

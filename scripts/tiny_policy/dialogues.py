@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from atropos_agent.trajectory import Message, ToolResult
@@ -18,7 +18,10 @@ from scripts.tiny_policy.workspace import execute, observed, snapshot, workspace
 Spoken: TypeAlias = tuple[Message, bool]
 """A message, and whether the policy is trained to say it."""
 
-DIFFICULTY_WEIGHTS = {1: 1.0, 2: 1.0, 3: 0.6}
+FIRST_WEIGHTS = {1: 1.0, 2: 1.0, 3: 0.6}
+LAST_WEIGHTS = {1: 0.6, 2: 1.0, 3: 1.0, 4: 1.0, 5: 0.7}
+"""How often each difficulty is drawn, first and later in training: formats and copying before traps."""
+
 FIRST_TRAINING_SEED = 1 << 32
 """Seeds below are for everybody else: no trained dialogue is an item of a quickstart or a measurement."""
 
@@ -86,13 +89,12 @@ def _slip(task: Task, rng: random.Random) -> list[Spoken]:
     return _exchange(wrong, result, trained=False) if harmless else []
 
 
-def tasks(seed: int) -> Iterator[Task]:
-    """An endless stream of training tasks, all families, the lower difficulties."""
-    rng = random.Random(f"training tasks {seed}")
-    kinds = [(family, difficulty) for family in families() for difficulty in DIFFICULTY_WEIGHTS]
-    weights = [DIFFICULTY_WEIGHTS[difficulty] for _, difficulty in kinds]
+def tasks(seed: int, weights: Mapping[int, float] = FIRST_WEIGHTS) -> Iterator[Task]:
+    """An endless stream of training tasks of all families; `weights` says how often each difficulty comes."""
+    rng = random.Random(f"training tasks {seed} {sorted(weights.items())}")
+    levels, shares = list(weights), list(weights.values())
     while True:
-        family, difficulty = rng.choices(kinds, weights)[0]
+        family, difficulty = rng.choice(families()), rng.choices(levels, shares)[0]
         yield generate(family, difficulty, FIRST_TRAINING_SEED + rng.randrange(1 << 40))
 
 

@@ -13,14 +13,21 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from scripts.tiny_policy.model import Shape, TinyPolicy
-from scripts.tiny_policy.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL, TURN_END, save_tokenizer
+from scripts.tiny_policy.tokenizer import (
+    CHAT_TEMPLATE,
+    END_OF_TEXT,
+    SPECIAL,
+    TURN_END,
+    save_tokenizer,
+    token_id,
+)
 
 
 def save_model(model: TinyPolicy, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the whole directory; weights in fp16 (norms stay fp32 in the GGUF, as llama.cpp expects)."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().to(torch.float16).numpy() for name, tensor in model.state_dict().items()}
-    eos, pad = tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(END_OF_TEXT)
+    eos, pad = token_id(tokenizer, TURN_END), token_id(tokenizer, END_OF_TEXT)
     save_tokenizer(tokenizer, folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", model.shape.to_config(eos, pad))
@@ -83,9 +90,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]])
-    writer.add_eos_token_id(tokenizer.token_to_id(TURN_END))
-    writer.add_eot_token_id(tokenizer.token_to_id(TURN_END))
-    writer.add_pad_token_id(tokenizer.token_to_id(END_OF_TEXT))
+    writer.add_eos_token_id(token_id(tokenizer, TURN_END))
+    writer.add_eot_token_id(token_id(tokenizer, TURN_END))
+    writer.add_pad_token_id(token_id(tokenizer, END_OF_TEXT))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
     assert all(token in added for token in SPECIAL)

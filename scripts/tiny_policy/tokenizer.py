@@ -45,6 +45,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, text: str) -> int:
+    """The id of an added token. Raises KeyError where there is none."""
+    found = tokenizer.token_to_id(text)
+    if found is None:
+        raise KeyError(text)
+    return found
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json (with the chat template)."""
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -145,7 +145,7 @@ def count_bytes(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 def count_files(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """Entries of a folder, files of one kind, of a tree, hidden ones included."""
     folder, only = names.stem(), rng.choice(NUMBER_ONLY)
-    files = decoys(rng, names, rng.randint(2, 4), f"{folder}/")
+    files = decoys(rng, names, rng.randint(2, 7), f"{folder}/")
     if difficulty == 1:
         asked = rng.choice(
             ("How many files are in {}?", "Count the files in the folder {}.", "{} holds how many files?")
@@ -153,7 +153,7 @@ def count_files(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         prompt, command, answer = asked.format(shown(folder)), f"ls {q(folder)} | wc -l", len(files)
     elif difficulty == 2:
         extension = rng.choice((".txt", ".log", ".md"))
-        files |= {f"{folder}/{names.stem()}{extension}": b"x\n" for _ in range(rng.randint(1, 3))}
+        files |= {f"{folder}/{names.stem()}{extension}": b"x\n" for _ in range(rng.randint(1, 4))}
         prompt = rng.choice(("How many {} files are in {}?", "Count the {} files of {}.")).format(
             extension, shown(folder)
         )

@@ -51,10 +51,9 @@ def find_by_name(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 @family
 def find_by_content(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """Which file holds a word; in a folder, in a tree, as a whole word, without another word."""
-    word = names.word()
+    word, folder = names.word(), names.stem()
     files = decoys(rng, names, difficulty + 1, avoid=word)
     if difficulty >= 2:
-        folder = names.stem()
         files = {f"{folder}/{path}": data for path, data in files.items()}
     if difficulty >= 3:
         files = {f"{names.word()}/{path}": data for path, data in files.items()}

@@ -67,7 +67,7 @@ def change_mode(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 @family
 def make_link(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """A symbolic link to a file, to a folder, into a folder, several, one that replaces a file."""
-    source, link = names.file(), names.file()
+    source, link, folder = names.file(), names.file(), names.stem()
     files = {source: lines(rows(rng, 1))}
     asked = rng.choice(
         (
@@ -81,7 +81,6 @@ def make_link(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         target, link = names.stem(), names.stem()
         files = decoys(rng, names, 1, f"{target}/")
     if difficulty >= 3:
-        folder = names.stem()
         files |= decoys(rng, names, 1, f"{folder}/")
         link, target = f"{folder}/{link}", f"../{source}"
         asked = "In the folder {f}, make a symbolic link {n} to {s}, with a relative target."
@@ -125,7 +124,9 @@ def pack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         path = next(iter(files))
         keep = rng.random() < 0.5
         prompt = f"Compress {shown(path)} with gzip" + ("; keep the file itself." if keep else ".")
-        wanted: dict[str, Wanted] = {f"{path}.gz": GzipOf(files[path])} | ({} if keep else {path: Gone()})
+        wanted: dict[str, Wanted] = {f"{path}.gz": GzipOf(files[path])}
+        if not keep:
+            wanted[path] = Gone()
         return Draft(prompt, files, run(f"gzip {'-k ' if keep else ''}{q(path)}"), wanted=wanted)
     asked = rng.choice(
         ("Pack the folder {f} into the archive {n}.", "Make the tar archive {n} of the folder {f}.")
@@ -194,7 +195,7 @@ def unpack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 @family
 def chores(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """Several steps in one task: a folder, a move, a line, a mode, an archive."""
-    folder, source, text = names.stem(), names.file(), names.word()
+    folder, source, text, copy = names.stem(), names.file(), names.word(), names.file()
     data = lines(rows(rng, 2))
     files = {source: data} | decoys(rng, names, 1)
     moved = f"{folder}/{source}"
@@ -207,7 +208,6 @@ def chores(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         commands.append(f"echo {text} >> {q(moved)}")
         wanted[moved] = FileWith(data)
     if difficulty >= 3:
-        copy = names.file()
         steps.append(f"copy the moved file to {shown(copy)}")
         commands.append(f"cp {q(moved)} {q(copy)}")
         wanted[copy] = FileWith(data)

@@ -160,9 +160,10 @@ def compare_files(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         prompt = f"Which line of {shown(one)} is not in {shown(two)}? They are not sorted."
         answer, command = extra, f"grep -vxFf {q(two)} {q(one)}"
     elif difficulty == 3:
-        second, only = sorted([*rng.sample(shared, 3), third]), rng.choice(NUMBER_ONLY)
+        common, only = rng.randint(1, len(shared)), rng.choice(NUMBER_ONLY)
+        second = sorted([*rng.sample(shared, common), third])
         prompt = f"How many lines do {shown(one)} and {shown(two)} have in common?"
-        answer, command = "3", f"comm -12 {q(one)} {q(two)} | wc -l"
+        answer, command = str(common), f"comm -12 {q(one)} {q(two)} | wc -l"
     elif difficulty == 4:
         at = rng.randrange(len(shared))
         first = rng.sample(shared, len(shared))
