@@ -207,6 +207,8 @@ def _bounded(result: ToolResult, max_chars: int) -> ToolResult:
     if metadata and len(json.dumps(metadata)) > max_chars // _ERROR_SHARE:
         metadata = {"omitted": "too long"}
     output = bound_text(_encodable(result.output), max_chars - len(error))
+    if output is result.output and error is result.error and metadata is result.metadata:
+        return result
     return replace(result, output=output, error=error, metadata=metadata)
 
 

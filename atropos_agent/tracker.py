@@ -37,8 +37,9 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
         return completion
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
         text = renderer.decode_completion(completion.token_ids)
-        notes = () if text == completion.text else ("server_text_differs",)
-        return replace(completion, text=text, notes=completion.notes + notes)
+        if text == completion.text:
+            return completion
+        return replace(completion, text=text, notes=(*completion.notes, "server_text_differs"))
     ids = completion.token_ids
     if ids is None and completion.token_bytes is not None:
         ids = renderer.ids_from_bytes(completion.token_bytes)

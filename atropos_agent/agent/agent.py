@@ -98,12 +98,12 @@ class AtroposAgent:
         """
         loop = Loop(self._setting(self.execute_tool), messages, Emitter("", None))
         await loop.start()
-        completion, parsed = await loop.complete(1)
+        turn = await loop.complete(1)
         results: tuple[ToolResult, ...] = ()
         if execute_tools:
-            results = tuple([await loop.call(1, call) for call in parsed.calls])
+            results = tuple([await loop.call(1, call) for call in turn.calls])
         sequences = loop.tracker.sequences()
-        return completion.text, results, sequences[0] if sequences else None
+        return turn.completion.text, results, sequences[0] if sequences else None
 
     def _setting(self, execute_tool: ExecuteTool, rollout_id: str = "", seed: int | None = None) -> Setting:
         return Setting(self.policy, self.renderer, self.config, execute_tool, rollout_id, seed)

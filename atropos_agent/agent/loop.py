@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from atropos_agent.config import AgentConfig
 from atropos_agent.errors import (
@@ -35,6 +35,7 @@ from atropos_agent.trajectory import (
     Message,
     ParseErrorKind,
     SamplingParams,
+    StepSpan,
     StopReason,
     ToolCall,
     ToolResult,
@@ -72,6 +73,34 @@ class Setting:
     seed: int | None = None
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A step while it is taken: its completion, and what has come of it so far."""
+
+    number: int
+    completion: Completion
+    parsed: ParsedCompletion
+    calls: tuple[ToolCall, ...]
+    sequence_index: int | None
+    span: StepSpan | None
+    results: list[ToolResult] = field(default_factory=list[ToolResult])
+    observation: str = ""
+
+    def record(self) -> AgentStep:
+        """The step as it stands."""
+        return AgentStep(
+            step_number=self.number,
+            assistant_message=self.completion.text,
+            completion=self.completion,
+            tool_calls=self.calls,
+            tool_results=tuple(self.results),
+            parse_errors=self.parsed.errors,
+            observation=self.observation,
+            sequence_index=self.sequence_index,
+            span=self.span,
+        )
+
+
 class Loop:
     """The private state of one rollout."""
 
@@ -87,7 +116,7 @@ class Loop:
         self.sampled_tokens = self.tool_calls = self.repairs = 0
         self.server_s = self.tool_s = 0.0
         self.wall_time_in: str | None = None
-        self.notes: Counter[str] = Counter()
+        self.notes: list[str] = []
         wall = self.config.max_wall_time_s
         self.deadline = None if wall is None else asyncio.get_running_loop().time() + wall
 
@@ -118,7 +147,7 @@ class Loop:
                 "server_s": round(self.server_s, 6),
                 "tool_s": round(self.tool_s, 6),
                 "wall_time_in": self.wall_time_in,
-                "notes": dict(self.notes),
+                "notes": dict(Counter(self.notes)),
             },
         )
 
@@ -137,24 +166,21 @@ class Loop:
     async def step(self, number: int) -> None:
         """One turn. Raises _Stop where it is the last one."""
         self.emitter.emit(EventType.STEP_STARTED, step_number=number)
-        completion, parsed = await self.complete(number)
-        self.final_response = parsed.content
-        results: list[ToolResult] = []
+        turn = await self.complete(number)
+        self.final_response = turn.parsed.content
         try:
-            self._stop_before_tools(number, completion, parsed)
-            for call in parsed.calls:
+            self._stop_before_tools(turn)
+            for call in turn.calls:
                 if self.config.max_tool_calls is not None and self.tool_calls >= self.config.max_tool_calls:
                     raise _Stop(StopReason.MAX_TOOL_CALLS)
-                results.append(await self.call(number, call))
+                turn.results.append(await self.call(number, call))
+            self._observe(turn)
         finally:
-            self.steps[-1] = replace(self.steps[-1], tool_results=tuple(results))
-        self._observe(completion, parsed, results)
-        if self.emitter.active:
-            errors: list[Json] = [f"{error.kind}: {error.detail}" for error in parsed.errors]
-            self.emitter.emit(EventType.STEP_FINISHED, step_number=number, data={"parse_errors": errors})
+            self.steps.append(turn.record())
+        self.emitter.emit(EventType.STEP_FINISHED, step_number=number)
 
-    async def complete(self, number: int) -> tuple[Completion, ParsedCompletion]:
-        """Ask for one completion, keep its tokens, parse its text, open its step."""
+    async def complete(self, number: int) -> _Turn:
+        """Ask for one completion, keep its tokens, parse its text."""
         completion = resolve_tokens(await self._ask(number), self.renderer)
         if completion.prompt_token_ids is not None:
             self.tracker.follow_server_prompt(completion.prompt_token_ids)
@@ -167,22 +193,18 @@ class Loop:
         self.sampled_tokens += (
             len(counted) if counted is not None else completion.usage_completion_tokens or 0
         )
-        self.notes.update(completion.notes)
+        self.notes += completion.notes
         parsed = parse(
             completion.text,
             inside_reasoning=self.renderer is not None and self.renderer.opens_reasoning,
             truncated=completion.finish_reason is FinishReason.LENGTH,
         )
         calls = tuple(replace(call, uniq_id=f"{number}.{k}") for k, call in enumerate(parsed.calls, 1))
-        parsed = replace(parsed, calls=calls)
-        self.steps.append(
-            AgentStep(number, completion.text, completion, calls, (), parsed.errors, "", index, span)
-        )
         self.messages.append({"role": "assistant", "content": completion.text})
         if self.emitter.active:
             data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
             self.emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
-        return completion, parsed
+        return _Turn(number, completion, parsed, calls, index, span)
 
     async def _ask(self, number: int) -> Completion:
         config = self.config
@@ -227,16 +249,16 @@ class Loop:
             limits.append(context - len(self.tracker.prompt))
         return min(limits, default=None)
 
-    def _stop_before_tools(self, number: int, completion: Completion, parsed: ParsedCompletion) -> None:
+    def _stop_before_tools(self, turn: _Turn) -> None:
         """Decide whether this completion ends the rollout. Tools of a last step would run for nobody."""
-        truncated = completion.finish_reason is FinishReason.LENGTH
-        if not parsed.calls:
-            if not _is_attempt(parsed):
+        truncated = turn.completion.finish_reason is FinishReason.LENGTH
+        if not turn.calls:
+            if not _is_attempt(turn.parsed):
                 raise _Stop(self._truncation() if truncated else StopReason.FINAL_ANSWER)
             self.repairs += 1
             if self.repairs > self.config.max_repairs:
                 raise _Stop(StopReason.INVALID_CALLS)
-        if number == self.config.max_steps:
+        if turn.number == self.config.max_steps:
             raise _Stop(StopReason.MAX_STEPS)
 
     def _truncation(self) -> StopReason:
@@ -282,18 +304,16 @@ class Loop:
         error = f"{call.name} did not return within {self.config.tool_timeout_s:g} s"
         return ToolResult(success=False, error=error, uniq_id=call.uniq_id)
 
-    def _observe(
-        self, completion: Completion, parsed: ParsedCompletion, results: Sequence[ToolResult]
-    ) -> None:
+    def _observe(self, turn: _Turn) -> None:
         """Answer the step with one user message; append what the template puts around it to the tokens."""
+        completion, errors = turn.completion, turn.parsed.errors
         control = self.renderer.control_tokens if self.renderer is not None else HERMES_TAGS
-        blocks = [result.to_xml(control) for result in results]
-        if any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in parsed.errors) or not blocks:
-            blocks.append(wrap_observation({"success": False, "error": repair_hint(parsed.errors)}, control))
-        observation = "\n".join(blocks)
-        self.messages.append({"role": "user", "content": observation})
-        self.steps[-1] = replace(self.steps[-1], observation=observation)
-        tracked = self.steps[-1].span is not None and completion.prompt_token_ids is None
+        blocks = [result.to_xml(control) for result in turn.results]
+        if any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in errors) or not blocks:
+            blocks.append(wrap_observation({"success": False, "error": repair_hint(errors)}, control))
+        turn.observation = "\n".join(blocks)
+        self.messages.append({"role": "user", "content": turn.observation})
+        tracked = turn.span is not None and completion.prompt_token_ids is None
         if self.renderer is None or completion.token_ids is None or not tracked:
             return
         bridge = self.renderer.bridge(
@@ -301,9 +321,9 @@ class Loop:
             completion.token_ids,
             finish=completion.finish_reason,
             conversation_length=len(self.tracker.prompt),
-            turn=len(self.steps),
+            turn=turn.number,
         )
-        self.notes.update(bridge.notes)
+        self.notes += bridge.notes
         self.tracker.add_bridge(bridge)
 
 
