@@ -37,7 +37,7 @@ from scripts.bench_support.workload import Workload, fake_server, script_of
 
 SHIPPED = Path(__file__).resolve().parent.parent / "atropos_agent" / "policy" / "embedded_model"
 BASE = Workload()
-LONG = tuple(Workload(turns=turns, rollouts=16, repeats=5) for turns in (20, 50, 200))
+LONG = tuple(Workload(turns=turns, rollouts=16, repeats=n) for turns, n in ((20, 5), (50, 5), (200, 2)))
 WIDE = tuple(replace(BASE, in_flight=n, rollouts=max(64, n)) for n in (1, 64, 256))
 LARGE = (replace(BASE, output_bytes=10_000), replace(BASE, output_bytes=100_000, rollouts=16, repeats=3))
 FULL = (BASE, *WIDE, *LONG, *LARGE, replace(BASE, wire=Wire.LLAMA_CPP))
