@@ -11,7 +11,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,28 +90,19 @@ class Transport:
         Raises ServerUnreachable, MalformedReply (the answer was cut), RuntimeError (another event loop).
         """
         started = time.monotonic()
-        try:
-            return await self._attempt(method, path, body, headers, 1)
-        except _AttemptError as failure:
-            first = failure
         attempts = 0
 
         async def attempt() -> Reply:
             nonlocal attempts
             attempts += 1
-            if attempts == 1:
-                raise first
             return await self._attempt(method, path, body, headers, attempts)
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_AttemptError),
-            stop=partial(self._gives_up, started),
-            wait=_backoff,
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
         try:
-            return await retrying(attempt)
+            return await attempt()
+        except _AttemptError as failure:
+            first = failure
+        try:
+            return await self._again(attempt, first, started)
         except _AttemptError as failure:
             if failure.reply is not None:
                 return failure.reply
@@ -120,6 +111,26 @@ class Transport:
             if failure.cut:
                 raise MalformedReply(f"{url} cut its answer: {failure.why} ({tried})") from failure
             raise ServerUnreachable(f"cannot reach {url}: {failure.why} ({tried})") from failure
+
+    async def _again(
+        self, attempt: Callable[[], Awaitable[Reply]], failure: _AttemptError, started: float
+    ) -> Reply:
+        """Attempts after the first, which ended in `failure`; the retry library is kept off the good path."""
+        failures = iter((failure,))
+
+        async def replayed() -> Reply:
+            for first in failures:
+                raise first
+            return await attempt()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_AttemptError),
+            stop=partial(self._gives_up, started),
+            wait=_backoff,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        return await retrying(replayed)
 
     async def aclose(self) -> None:
         """Close all connections. Idempotent."""
