@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from atropos_agent.errors import SandboxLost
+from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 
 
@@ -67,11 +67,18 @@ class Link(asyncio.Protocol):
     async def request(
         self, meta: dict[str, object], payload: bytes = b"", *, timeout_s: float
     ) -> frames.Frame:
-        """The answer to one frame. Raises SandboxLost; cancelling loses the slot."""
+        """The answer to one frame. Raises SandboxLost, SandboxError where the request is too large.
+
+        Cancelling loses the slot.
+        """
         if self._lost or self._transport is None:
             raise SandboxLost(self._lost)
+        try:
+            data = frames.encode(meta, payload)
+        except frames.FrameError as error:
+            raise SandboxError(f"the request cannot be sent: {error}") from error
         self._reply = asyncio.get_running_loop().create_future()
-        self._transport.write(frames.encode(meta, payload))
+        self._transport.write(data)
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._reply

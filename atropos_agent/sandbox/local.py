@@ -102,7 +102,8 @@ class LocalSandbox(WorkspaceFiles):
         if not self.alive:
             raise SandboxLost("the sandbox was closed")
         reader = frames.FrameReader()
-        reader.feed(await asyncio.to_thread(self._files.perform, frames.Frame(meta, payload)))
+        parts = await asyncio.to_thread(self._files.perform, frames.Frame(meta, payload))
+        reader.feed(b"".join(parts))
         frame = reader.take()
         assert frame is not None
         return frame

@@ -77,6 +77,7 @@ class SandboxPool:
         self._size = size
         self._admission = asyncio.Semaphore(size)
         self._idle: deque[Slot] = deque()
+        self._in_use: list[Slot] = []
         self._launcher: Launcher | None = None
         self._refill: asyncio.Task[None] | None = None
 
@@ -112,8 +113,8 @@ class SandboxPool:
         if self._refill is not None:
             self._refill.cancel()
             await asyncio.gather(self._refill, return_exceptions=True)
-        while self._idle:
-            await self._idle.pop().close()
+        await asyncio.gather(*(slot.close() for slot in (*self._idle, *self._in_use)))
+        self._idle.clear()
         if launcher is not None:
             await launcher.close()
 
@@ -122,10 +123,12 @@ class SandboxPool:
         """A sandbox nobody used before, closed when the block ends. Raises SandboxError."""
         async with self._admission:
             slot = self._take() or await self._entered().launch()
+            self._in_use.append(slot)
             self._start_refill()
             try:
                 yield slot
             finally:
+                self._in_use.remove(slot)
                 await slot.close()
 
     def _entered(self) -> Launcher:

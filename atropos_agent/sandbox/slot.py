@@ -77,6 +77,7 @@ class SupervisedSandbox(WorkspaceFiles):
         self._spec = spec
         self._isolation = isolation
         self._turn = asyncio.Lock()
+        self._memory_kills = 0
 
     @property
     def isolation(self) -> Isolation:
@@ -114,10 +115,9 @@ class SupervisedSandbox(WorkspaceFiles):
             started = time.monotonic()
             memory = self._process.memory
             try:
-                kills = memory.kills() if memory else 0
                 frame = await self._link.request(meta, script + (stdin or b""), timeout_s=timeout_s + GRACE_S)
                 result = _result(frame, self._spec.output_kept_bytes)
-                struck = memory is not None and memory.kills() > kills
+                struck = memory is not None and self._memory_struck(memory)
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
                 lost_after = time.monotonic() - started
@@ -134,8 +134,13 @@ class SupervisedSandbox(WorkspaceFiles):
                 await self._process.gone.wait()
         except TimeoutError:
             self._process.end()
-            async with asyncio.timeout(_GONE_S):
-                await self._process.gone.wait()
+            with contextlib.suppress(TimeoutError):  # the launcher waits once more
+                async with asyncio.timeout(_GONE_S):
+                    await self._process.gone.wait()
+
+    def _memory_struck(self, memory: SlotMemory) -> bool:
+        before, self._memory_kills = self._memory_kills, memory.kills()
+        return self._memory_kills > before
 
     async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:
         async with self._turn:

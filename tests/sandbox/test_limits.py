@@ -107,6 +107,12 @@ async def test_a_full_workspace_does_not_stop_commands_or_reads(small):
         await small.write_files({"late": bytes(3_000_000)})
 
 
+async def test_a_snapshot_of_a_full_workspace_fits_into_the_memory_limit(small):
+    await small.exec("for i in 1 2; do head -c 4000000 /dev/urandom > f$i; done")
+    found = await small.snapshot(max_file_bytes=8 << 20)
+    assert sum(len(entry.data) for entry in found.values()) == 8_000_000
+
+
 async def test_the_output_budget_holds_for_each_stream(small):
     result = await small.exec("seq 1 9000; seq 1 9000 >&2")
     assert len(result.stdout) == len(result.stderr) == 1000

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from atropos_agent.errors import SandboxError
+from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox import ExecStatus, Sandbox, SandboxPool
 from tests.sandbox.conftest import ISOLATED as KINDS
 from tests.sandbox.conftest import NATIVE, Driver
@@ -121,6 +121,25 @@ async def test_cancelling_a_command_frees_the_place():
             await task
         async with asyncio.timeout(10), pool.acquire() as sandbox:
             assert (await sandbox.exec("echo next")).stdout == b"next\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_closing_the_pool_ends_what_is_in_use(backend):
+    pool = await SandboxPool(backend, size=1).__aenter__()
+    async with pool.acquire() as sandbox:
+        running = asyncio.create_task(sandbox.exec("sleep 100"))
+        await asyncio.sleep(0.1)
+        await pool.close()
+        assert (await running).status in (ExecStatus.SANDBOX_LOST, ExecStatus.KILLED)
+        with pytest.raises(SandboxLost):
+            await sandbox.read_file("f")
+
+
+async def test_a_request_too_large_is_refused_and_loses_nothing():
+    async with SandboxPool("native", size=1) as pool, pool.acquire() as sandbox:
+        with pytest.raises(SandboxError, match="cannot be sent"):
+            await sandbox.exec("true", stdin=bytes((256 << 20) + 1))
+        assert (await sandbox.exec("echo fine")).stdout == b"fine\n"
 
 
 def is_zygote(pid):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -22,52 +23,62 @@ _LISTING_BYTES = 8 << 20
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
 
-def run_in_child(request: frames.Frame, control: int) -> bytes:
-    """The reply frame of a file operation, made in a fork with a deadline. Raises HostGoneError."""
+def run_in_child(request: frames.Frame, control: socket.socket) -> None:
+    """Do a file operation in a fork with a deadline and pass its reply on, a piece at a time.
+
+    Raises HostGoneError, also where the reply breaks off: nobody could tell where the next one begins.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
-            _write_all(writer, Workspace().perform(request))
+            for part in Workspace().perform(request):
+                _write_all(writer, part)
             os._exit(0)
         finally:
             os._exit(1)
     os.close(writer)
     try:
         deadline = time.monotonic() + frames.number(request.meta, "timeout_s")
-        reply = _collect(reader, control, deadline)
-        if reply is None:
-            return _failure(OSError(errno.ETIMEDOUT, "the file operation took too long"))
-        if os.waitpid(pid, 0)[1] != 0:
-            return _failure(OSError(errno.EIO, "the file operation was killed"))
-        return reply
+        sent, ended = _relay(reader, control, deadline)
+        complete = ended and os.waitpid(pid, 0)[1] == 0
     finally:
         os.close(reader)
         end_everything()
+    if not sent:
+        reason = OSError(errno.EIO, "the file operation was killed or took too long")
+        control.sendall(b"".join(_failure(reason)))
+    elif not complete:
+        raise HostGoneError
 
 
-def _collect(reader: int, control: int, deadline: float) -> bytes | None:
-    """All that is written to `reader`; None where the deadline comes first."""
+def _relay(reader: int, control: socket.socket, deadline: float) -> tuple[int, bool]:
+    """Pass on what is written to `reader`: bytes passed, and whether its end came before the deadline."""
     poller = select.poll()
     poller.register(reader, select.POLLIN)
     poller.register(control, select.POLLRDHUP)
-    received = bytearray()
+    sent = 0
     while True:
         left = deadline - time.monotonic()
         events = dict(poller.poll(left * 1000)) if left > 0 else {}
-        if control in events:
+        if control.fileno() in events:
             raise HostGoneError
         if not events:
-            return None
+            return sent, False
         chunk = os.read(reader, _CHUNK)
         if not chunk:
-            return bytes(received)
-        received += chunk
+            return sent, True
+        control.sendall(chunk)
+        sent += len(chunk)
 
 
-def _failure(error: Exception) -> bytes:
+def _failure(error: Exception) -> list[bytes]:
     code = getattr(error, "errno", None) or errno.EINVAL
-    return frames.encode({"errno": code, "error": getattr(error, "strerror", None) or str(error)})
+    return [frames.encode({"errno": code, "error": getattr(error, "strerror", None) or str(error)})]
+
+
+def _reply(meta: dict[str, object], parts: list[bytes]) -> list[bytes]:
+    return [frames.head_of(meta, sum(map(len, parts))), *parts]
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -105,9 +116,9 @@ class Workspace:
     def __init__(self, root: str = WORKSPACE) -> None:
         self._root = os.path.realpath(root)
 
-    def perform(self, request: frames.Frame) -> bytes:
-        """The reply frame of one operation: its result, or `errno` and `error`."""
-        operations: dict[str, Callable[[frames.Frame], bytes]] = {
+    def perform(self, request: frames.Frame) -> list[bytes]:
+        """The pieces of the reply frame of one operation: its result, or `errno` and `error`."""
+        operations: dict[str, Callable[[frames.Frame], list[bytes]]] = {
             "read_file": self._read,
             "write_files": self._write,
             "snapshot": self._snapshot,
@@ -128,18 +139,18 @@ class Workspace:
                 return real
         raise PermissionError(errno.EACCES, f"leads out of {WORKSPACE}")
 
-    def _read(self, request: frames.Frame) -> bytes:
+    def _read(self, request: frames.Frame) -> list[bytes]:
         limit = frames.integer(request.meta, "max_bytes")
         descriptor = _open_regular(self.place(frames.text(request.meta, "path")), os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
             if size > limit:
                 raise OSError(errno.EFBIG, f"{size} bytes, more than max_bytes={limit}")
-            return frames.encode({}, _read_up_to(descriptor, limit))
+            return _reply({}, [_read_up_to(descriptor, limit)])
         finally:
             os.close(descriptor)
 
-    def _write(self, request: frames.Frame) -> bytes:
+    def _write(self, request: frames.Frame) -> list[bytes]:
         mode = frames.integer(request.meta, "mode")
         start = 0
         for entry in frames.sequence(request.meta, "files"):
@@ -151,9 +162,9 @@ class Workspace:
             except OSError as error:
                 raise OSError(error.errno, f"{path}: {error.strerror}") from error
             start += size
-        return frames.encode({})
+        return _reply({}, [])
 
-    def _snapshot(self, request: frames.Frame) -> bytes:
+    def _snapshot(self, request: frames.Frame) -> list[bytes]:
         """Entries are [path, kind, mode, size, bytes of data in the payload, link target], parents first."""
         per_file = frames.integer(request.meta, "max_file_bytes")
         left = frames.integer(request.meta, "max_total_bytes")
@@ -171,7 +182,7 @@ class Workspace:
                 raise OSError(errno.EFBIG, f"the names in {WORKSPACE} take more than {_LISTING_BYTES} bytes")
             parts.append(data)
             entries.append([name, kind, stat.S_IMODE(status.st_mode), status.st_size, len(data), target])
-        return frames.encode({"entries": entries}, b"".join(parts))
+        return _reply({"entries": entries}, parts)
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every path with its lstat. Directories whose mode forbids looking are opened until the walk ends;

@@ -22,12 +22,17 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-def encode(meta: dict[str, object], payload: bytes = b"") -> bytes:
-    """The bytes of one frame. Raises FrameError where a bound is exceeded."""
+def encode(meta: dict[str, object], *payload: bytes) -> bytes:
+    """The bytes of one frame, its payload joined from parts. Raises FrameError where a bound is exceeded."""
+    return b"".join((head_of(meta, sum(map(len, payload))), *payload))
+
+
+def head_of(meta: dict[str, object], payload_size: int) -> bytes:
+    """What precedes the payload of a frame. Raises FrameError where a bound is exceeded."""
     head = json.dumps(meta, separators=(",", ":")).encode("ascii")
-    if len(head) > MAX_META or len(payload) > MAX_PAYLOAD:
-        raise FrameError(f"frame of {len(head)} + {len(payload)} bytes; at most {MAX_META} + {MAX_PAYLOAD}")
-    return b"".join((PREFIX.pack(len(head), len(payload)), head, payload))
+    if len(head) > MAX_META or payload_size > MAX_PAYLOAD:
+        raise FrameError(f"frame of {len(head)} + {payload_size} bytes; at most {MAX_META} + {MAX_PAYLOAD}")
+    return PREFIX.pack(len(head), payload_size) + head
 
 
 class FrameReader:

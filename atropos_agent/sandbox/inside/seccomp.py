@@ -89,7 +89,7 @@ _REFUSED = {
     "uselib": (134, -1),
 }
 # Memory that no process needs to map, so that a watcher of resident sizes cannot see it.
-_UNSEEN_MEMORY = {"memfd_create": (319, 279), "shmget": (29, 194)}
+_UNSEEN_MEMORY = {"memfd_create": (319, 279), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190)}
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL, _PRLIMIT = (
     (56, 220),
     (435, 435),
@@ -124,7 +124,7 @@ def _one_of(offset: int, values: Sequence[int], code: int, *, allowed: bool) -> 
 
 
 def program(machine: str, *, unseen_memory: bool) -> bytes:
-    """The filter for `machine` (x86_64 or aarch64). `unseen_memory` allows memfd_create and shmget.
+    """The filter for `machine` (x86_64 or aarch64). `unseen_memory` allows memfd_create and SysV IPC.
 
     Raises KeyError for another machine.
     """

@@ -28,7 +28,7 @@ class Supervisor:
             self._set_up(self._receive().meta, in_bubblewrap=in_bubblewrap, outer_ids=outer_ids)
             self._control.sendall(frames.encode({"ready": True}))
             while True:
-                self._control.sendall(self._answer(self._receive()))
+                self._answer(self._receive())
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
         except OSError as error:
@@ -41,8 +41,8 @@ class Supervisor:
         self, meta: dict[str, object], *, in_bubblewrap: bool, outer_ids: tuple[int, int] | None
     ) -> None:
         os.umask(0o022)
-        # One session per slot: where the kernel schedules by session, slots share fairly and a command does not
-        # wait for a group of its own to be scheduled.
+        # One session per slot: where the kernel schedules by session, slots share fairly, and a command does
+        # not wait until a session of its own gets its turn.
         os.setsid()
         if outer_ids is not None:
             _map_ids(*outer_ids)
@@ -70,10 +70,11 @@ class Supervisor:
             unseen_memory=not watched,
         )
 
-    def _answer(self, request: frames.Frame) -> bytes:
+    def _answer(self, request: frames.Frame) -> None:
         if frames.text(request.meta, "op") == "exec":
-            return Command(request, self._control.fileno(), self._exceeded).run()
-        return files.run_in_child(request, self._control.fileno())
+            self._control.sendall(Command(request, self._control.fileno(), self._exceeded).run())
+        else:
+            files.run_in_child(request, self._control)
 
     def _exceeded(self) -> str:
         if self._memory_limit is not None and watch.memory_exceeds(self._memory_limit):
