@@ -84,10 +84,15 @@ NO_FINAL_CLOSE = CHATML.replace(
     "'<|im_end|>\\n'", "('' if loop.last and m.role == 'assistant' else '<|im_end|>\\n')"
 )
 BREAK_BEFORE_CLOSE = CHATML.replace("'<|im_end|>\\n'", "'\\n<|im_end|>\\n'")
-# Branches on content that no probe holds.
+# The last character of the close and the line breaks after it are one token.
+STRADDLED_CLOSE = PLAIN_CLOSE.replace("### end", "### end.")
+# Branch on content that no probe holds.
 HIDDEN_BRANCH = CHATML.replace(
     "m.content + '<|im_end|>\\n'",
     "m.content + (' (noted)' if 'xyzzy' in m.content else '') + '<|im_end|>\\n'",
+)
+HIDDEN_IN_QUESTION = CHATML.replace(
+    "+ m.role", "+ (m.role | upper if 'xyzzy' in messages[0].content else m.role)"
 )
 DEPENDS_ON_TEXT = CHATML.replace(
     "'<|im_end|>\\n'", "('<|im_end|>\\n' if m.content | length % 2 else '<|im_end|>\\n\\n')"
@@ -109,7 +114,9 @@ TEMPLATES = {
     "glm_closed": GLM_CLOSED,
     "no_final_close": NO_FINAL_CLOSE,
     "break_before_close": BREAK_BEFORE_CLOSE,
+    "straddled_close": STRADDLED_CLOSE,
     "hidden_branch": HIDDEN_BRANCH,
+    "hidden_in_question": HIDDEN_IN_QUESTION,
     "depends_on_text": DEPENDS_ON_TEXT,
     "depends_on_turn": DEPENDS_ON_TURN,
     "one_turn": ONE_TURN,
@@ -123,6 +130,7 @@ END = {
     "llama": "<|eot|>",
     "alternating": "</s>",
     "plain_close": "</s>",
+    "straddled_close": "</s>",
 }
 
 

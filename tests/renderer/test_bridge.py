@@ -155,6 +155,26 @@ def test_a_close_in_plain_text_is_neither_doubled_nor_missing(sampled, head):
     assert renderer_for("plain_close").decode(bridge.ids) == bridge.text
 
 
+def test_a_token_that_straddles_the_end_of_a_close_is_split():
+    renderer = renderer_for("straddled_close")
+    for sampled in ("ok</s>", "ok\n### end."):
+        bridge = bridge_after("straddled_close", sampled)
+        assert bridge.text.startswith("\n\n### user")
+        assert renderer.decode(bridge.ids) == bridge.text
+
+
+def test_the_longest_head_is_held():
+    renderer = renderer_for("glm")
+    talk: list[Message] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b<|user|>\n"},
+        {"role": "user", "content": "<|user|>\nc"},
+    ]
+    sampled = renderer.encode("b<|user|>\n<|user|>\n")
+    bridge = renderer.bridge(talk, sampled, finish=FinishReason.STOP, conversation_length=9, turn=1)
+    assert bridge.text == "c<|assistant|>\n"
+
+
 def test_a_joint_in_plain_text_is_noted():
     assert "non_canonical_joint" in bridge_after("plain_close", "ok", FinishReason.LENGTH).notes
     assert "non_canonical_joint" not in bridge_after("chatml", "ok", FinishReason.LENGTH).notes
@@ -204,6 +224,19 @@ def test_a_branch_that_no_probe_holds_is_caught(hidden):
     with pytest.raises(BridgeMismatch, match="assistant message 1"):
         bridge_after("hidden_branch", hidden)
     assert bridge_after("hidden_branch", "plugh").notes == ("unreported_stop",)
+
+
+def test_a_branch_that_changes_only_what_follows_is_caught():
+    renderer = renderer_for("hidden_in_question")
+    talk: list[Message] = [
+        {"role": "user", "content": "xyzzy"},
+        {"role": "assistant", "content": "ok"},
+        OBSERVATION,
+    ]
+    with pytest.raises(BridgeMismatch):
+        renderer.bridge(
+            talk, renderer.encode("ok"), finish=FinishReason.LENGTH, conversation_length=9, turn=1
+        )
 
 
 def test_a_mismatch_can_be_counted_instead():

@@ -17,6 +17,7 @@ STABLE = {
     "gpt_oss",
     "no_final_close",
     "hidden_branch",
+    "hidden_in_question",
     "parts",
     "dated",
 }
@@ -52,6 +53,7 @@ def test_history_is_stable_exactly_where_nothing_is_rewritten(name: str):
         ("gpt_oss", "<|im_end|>"),
         ("no_final_close", "<|im_end|>"),
         ("break_before_close", "\n<|im_end|>"),
+        ("straddled_close", "\n### end."),
         ("glm", ""),
         ("glm_closed", ""),
     ],
@@ -78,7 +80,7 @@ def test_habits_are_recognised():
 
 def test_only_a_close_that_begins_in_plain_text_is_joined_non_canonically():
     loose = [name for name in sorted(TEMPLATES) if certificate_of(name).joint == "non-canonical"]
-    assert loose == ["break_before_close", "plain_close"]
+    assert loose == ["break_before_close", "plain_close", "straddled_close"]
 
 
 def test_an_end_token_that_eats_white_space_keeps_its_bridge():

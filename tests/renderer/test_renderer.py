@@ -84,6 +84,12 @@ def test_later_changes_to_the_tokenizer_change_nothing():
     assert renderer.render(SAYS_HELLO).ids.tolist() == before.ids.tolist()
 
 
+def test_truncation_of_the_tokenizer_is_ignored():
+    tokenizer = tokenizer_for("chatml")
+    tokenizer.backend_tokenizer.enable_truncation(1)
+    assert len(Renderer(tokenizer).render(SAYS_HELLO).ids) > 1
+
+
 def test_a_template_that_refuses_is_quoted():
     renderer = Renderer(tokenizer_for("alternating"))
     with pytest.raises(RenderError, match="Conversation roles must alternate"):
