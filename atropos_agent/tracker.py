@@ -40,12 +40,29 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
         if text == completion.text:
             return completion
         return replace(completion, text=text, notes=(*completion.notes, "server_text_differs"))
-    ids = completion.token_ids
-    if ids is None and completion.token_bytes is not None:
-        ids = renderer.ids_from_bytes(completion.token_bytes)
-    if ids is not None and renderer.decode_completion(ids) == completion.text:
-        return replace(completion, token_ids=ids)
+    rebuilt = _from_bytes(completion, renderer)
+    if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
+        return rebuilt
     return _retokenize(completion, renderer)
+
+
+def _from_bytes(completion: Completion, renderer: Renderer) -> Completion:
+    """Turn `token_bytes` into ids where the vocabulary allows it.
+
+    A stop token often has no bytes: it is the stop token where there is only one, and left out otherwise.
+    """
+    pieces = completion.token_bytes
+    if completion.token_ids is not None or pieces is None:
+        return completion
+    unnamed_stop = completion.finish_reason is FinishReason.STOP and pieces[-1:] == (b"",)
+    ids = renderer.ids_from_bytes(pieces[:-1] if unnamed_stop else pieces)
+    if ids is None or not unnamed_stop:
+        return replace(completion, token_ids=ids)
+    if len(renderer.stop_ids) == 1:
+        return replace(completion, token_ids=np.append(ids, np.int32(*renderer.stop_ids)))
+    logprobs = None if completion.logprobs is None else completion.logprobs[:-1]
+    notes = (*completion.notes, "unnamed_stop")
+    return replace(completion, token_ids=ids, token_bytes=pieces[:-1], logprobs=logprobs, notes=notes)
 
 
 def _retokenize(completion: Completion, renderer: Renderer) -> Completion:

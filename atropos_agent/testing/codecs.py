@@ -24,6 +24,10 @@ class Codec(Protocol):
         """The text of `ids`, special tokens kept."""
         ...
 
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """What each id stands for by itself."""
+        ...
+
 
 class ByteCodec:
     """One token per UTF-8 byte; `end_of_turn` (id 256) is the only special token."""
@@ -37,6 +41,10 @@ class ByteCodec:
     def decode(self, ids: Ids) -> str:
         """The text of `ids`, without `end_of_turn`."""
         return bytes(int(i) for i in ids if i < self.end_of_turn).decode(errors="replace")
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """One byte each, none for `end_of_turn`."""
+        return [bytes([i]) if i < self.end_of_turn else b"" for i in ids]
 
 
 class TokenizerCodec:
@@ -54,6 +62,10 @@ class TokenizerCodec:
         """The text of `ids`, special tokens kept."""
         text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
         return text
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """Each id decoded by itself; broken UTF-8 becomes U+FFFD."""
+        return [self.decode([token]).encode() for token in ids]
 
     def token_id(self, token: str) -> int | None:
         """The id of one token, or None."""

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.testing.codecs import ByteCodec, Codec
+from atropos_agent.testing.codecs import Codec
 from atropos_agent.testing.fake_policy import FakeReply, fake_logprobs
 from atropos_agent.trajectory import FinishReason, TokenIds
 
@@ -96,14 +96,9 @@ def sampled(reply: FakeReply, codec: Codec, stop_id: int | None, max_tokens: int
         ids, reason = ids[:max_tokens], FinishReason.LENGTH
         text = codec.decode(ids)
     given = fake_logprobs(ids) if reply.logprobs is None else np.asarray(reply.logprobs, np.float32)
-    pieces = tuple(_piece(codec, int(i), stop_id) for i in ids)
+    spelt = codec.token_bytes(ids.tolist())
+    pieces = tuple(b"" if i == stop_id else piece for i, piece in zip(ids, spelt, strict=True))
     return Sampled(ids, [float(value) for value in given], pieces, text, reason)
-
-
-def _piece(codec: Codec, token_id: int, stop_id: int | None) -> bytes:
-    if token_id == stop_id:
-        return b""
-    return bytes([token_id]) if isinstance(codec, ByteCodec) else codec.decode([token_id]).encode()
 
 
 def native(done: Sampled, model: str, fault: Fault | None) -> Object:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
+import numpy as np
 import orjson
 
 from atropos_agent.policy.protocol import Wire
@@ -254,7 +255,7 @@ class FakeServer:
         if path == "/health":
             return {"status": "ok"}
         if path == "/props" and llama:
-            end = "" if self.stop_id is None else self.codec.decode([self.stop_id])
+            end = "" if self.stop_id is None else self.codec.decode(np.array([self.stop_id], np.int32))
             return {"default_generation_settings": {"n_ctx": self.context_length}, "eos_token": end}
         if path == "/tokenize" and llama:
             return {"tokens": [int(i) for i in self.codec.encode(str(orjson.loads(body)["content"]))]}

@@ -1,0 +1,101 @@
+"""One conversation over every wire: the same record wherever the server tells the same."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from atropos_agent.agent import AtroposAgent
+from atropos_agent.config import AgentConfig, DebugSettings
+from atropos_agent.parser import render_call
+from atropos_agent.policy import HttpPolicy, Wire
+from atropos_agent.testing import FakeServer, Fault
+from atropos_agent.toolset import ToolRegistry, ToolSchema
+from atropos_agent.trajectory import AgentResult, LogprobProvenance, Provenance, StopReason, ToolResult
+from tests.chatml import chatml_renderer
+
+RENDERER = chatml_renderer()
+STOP = int(RENDERER.certificate.close_ids[0])
+TURNS = ["<think>\nfirst\n</think>\n" + render_call("echo", {"text": "ä"}), "<tool_call>{broken", "fertig ✓"]
+WIRES = [Wire.LLAMA_CPP, Wire.VLLM, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.TEXT, Wire.CHAT]
+PROVENANCE = {Wire.CHAT_LOGPROBS: Provenance.FROM_LOGPROBS, Wire.TEXT: Provenance.RETOKENIZED} | {
+    Wire.CHAT: Provenance.RETOKENIZED
+}
+
+
+class Echo:
+    schema = ToolSchema("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
+
+    def is_available(self):
+        return True, ""
+
+    async def execute(self, arguments, context):
+        return ToolResult(success=True, output=arguments["text"])
+
+
+def server(wire: Wire, script=lambda ask: TURNS[min(ask.turn, 3) - 1]) -> FakeServer:
+    return FakeServer(script, RENDERER, wire=wire, stop_id=STOP, render=lambda m: RENDERER.render(m).text)
+
+
+async def converse(wire: Wire, **options) -> AgentResult:
+    async with server(wire) as fake:
+        policy = HttpPolicy(fake.url, **options)
+        agent = AtroposAgent(policy, ToolRegistry([Echo()]), tokenizer=RENDERER)
+        result = await agent.run("do it", rollout_id="r")
+        await policy.aclose()
+    return result
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_every_wire_gives_the_same_ids_and_mask_and_says_where_they_are_from(wire):
+    best, result = await converse(Wire.LLAMA_CPP), await converse(wire)
+    data, exact = result.trajectory_data, best.trajectory_data
+    assert result.stop_reason is StopReason.FINAL_ANSWER
+    assert np.array_equal(data.token_ids, exact.token_ids)
+    assert np.array_equal(data.mask, exact.mask)
+    assert {span.provenance for span in data.spans} == {PROVENANCE.get(wire, Provenance.SAMPLED)}
+    assert result.to_messages() == best.to_messages()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_logprobs_are_those_of_the_server_or_absent(wire):
+    best, result = await converse(Wire.LLAMA_CPP), await converse(wire)
+    if wire in (Wire.TEXT, Wire.CHAT):
+        assert np.isnan(result.trajectory_data.logprobs).all()
+        assert {s.logprob_provenance for s in result.trajectory_data.spans} == {LogprobProvenance.ABSENT}
+    else:
+        assert np.array_equal(result.trajectory_data.logprobs, best.trajectory_data.logprobs, equal_nan=True)
+
+
+async def test_bypassing_is_a_plain_chat_that_is_labelled_so():
+    result = await converse(Wire.VLLM, debug=DebugSettings(bypass_managed_server=True))
+    assert {span.provenance for span in result.trajectory_data.spans} == {Provenance.RETOKENIZED}
+
+
+@pytest.mark.parametrize("wire", [Wire.LLAMA_CPP, Wire.VLLM])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.HTML, "MalformedReply"),
+        (Fault.CUT_BODY, "MalformedReply"),
+        (Fault.MISSING_LOGPROB, "MalformedReply"),
+        (Fault.MISSING_IDS, "MalformedReply"),
+        (Fault.WRONG_PROMPT_USAGE, "MalformedReply"),
+        (Fault.MODEL_NOT_FOUND, "ModelNotFound"),
+        (Fault.CONTEXT_OVERFLOW, "ContextOverflow"),
+        (Fault.BAD_REQUEST, "ServerRefused"),
+    ],
+)
+async def test_a_fault_costs_one_rollout_and_keeps_its_earlier_steps(wire, fault, error):
+    def script(ask):
+        return fault if ask.session == "bad" and ask.turn >= 2 else TURNS[min(ask.turn, 3) - 1]
+
+    async with server(wire, script) as fake:
+        policy = HttpPolicy(fake.url)
+        agent = AtroposAgent(policy, ToolRegistry([Echo()]), AgentConfig(max_tokens=64), RENDERER)
+        names = ["good", "bad", "fine"]
+        good, bad, fine = await asyncio.gather(*(agent.run("do it", rollout_id=name) for name in names))
+        await policy.aclose()
+    assert (good.success, fine.success) == (True, True)
+    assert (bad.success, bad.error_type) == (False, error)
+    assert (len(bad.trajectory_data.spans), bad.num_steps) == (1, 1)
