@@ -38,14 +38,18 @@ def redact(text: str, secrets: Collection[str] = ()) -> str:
 
 
 class Heartbeat:
-    """Logs `still waiting: <what> (Ns)` every `every_s` seconds inside a `with`; cancels nothing."""
+    """Logs `still waiting: <what>, <phase> (Ns)` every `every_s` seconds inside a `with`; cancels nothing.
 
-    __slots__ = ("_every_s", "_logger", "_since", "_timer", "_what")
+    `phase` may be set on the way: it is the reason of the wait.
+    """
+
+    __slots__ = ("_every_s", "_logger", "_since", "_timer", "_what", "phase")
 
     def __init__(self, logger: logging.Logger, what: str, every_s: float | None) -> None:
         self._logger = logger
         self._what = what
         self._every_s = every_s
+        self.phase = "generating"
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -63,5 +67,6 @@ class Heartbeat:
             self._timer = None
 
     def _beat(self, every_s: float) -> None:
-        self._logger.info("still waiting: %s (%.0fs)", self._what, time.monotonic() - self._since)
+        waited_s = time.monotonic() - self._since
+        self._logger.info("still waiting: %s, %s (%.0fs)", self._what, self.phase, waited_s)
         self._timer = asyncio.get_running_loop().call_later(every_s, self._beat, every_s)

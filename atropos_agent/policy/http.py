@@ -86,8 +86,10 @@ class HttpPolicy:
         wire_format, capabilities = self._found or await self._capable()
         body = wire_format.body(prompt, sampling)
         arrived = time.perf_counter()
-        with heartbeat(self._settings, self._what(wire_format, request)):
+        with heartbeat(self._settings, self._what(wire_format, request)) as beat:
+            beat.phase = "queued"
             async with self._slots:
+                beat.phase = "at the server"
                 started = time.perf_counter()
                 reply = await self._exchange(wire_format.path, body, request)
         url = self._transport.origin + wire_format.path

@@ -249,7 +249,7 @@ async def test_a_heartbeat_tells_of_a_wait_without_ending_it(prompt, caplog):
         assert (await policy.complete(prompt, SAMPLING, request=STEP)).text == "ok"
         beats = [record for record in caplog.records if "still waiting" in record.message]
         assert len(beats) >= 3
-        assert "step 3 rollout-7" in beats[0].message
+        assert "step 3 rollout-7, at the server (0s)" in beats[0].message
         await asyncio.sleep(0.25)
         assert len([record for record in caplog.records if "still waiting" in record.message]) == len(beats)
 
