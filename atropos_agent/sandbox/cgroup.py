@@ -27,11 +27,13 @@ class SlotMemory:
 
     def kills(self) -> int:
         """How often the kernel killed a process of this group for want of memory."""
-        events = self.path / ("memory.events" if self.version == 2 else "memory.oom_control")
-        for line in events.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-        return 0
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            events = os.read(descriptor, 4096).split()
+        finally:
+            os.close(descriptor)
+        return int(events[events.index(b"oom_kill") + 1]) if b"oom_kill" in events else 0
 
     def remove(self) -> bool:
         """Remove the group; False where the kernel still counts a dead process in it."""

@@ -76,9 +76,9 @@ class NativeLauncher:
 
     async def start(self) -> None:
         """Start the zygote. Raises SandboxUnavailable."""
-        if os.uname().machine not in MACHINES:
+        if sys.platform != "linux" or os.uname().machine not in MACHINES:
             raise SandboxUnavailable(
-                f"no system call table for {os.uname().machine}; there is one for {MACHINES}"
+                f"this is {sys.platform} on {os.uname().machine}, not linux on {MACHINES}"
             )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with tempfile.TemporaryFile() as errors:

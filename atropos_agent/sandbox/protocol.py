@@ -26,7 +26,8 @@ class ExecStatus(StrEnum):
 class SandboxSpec:
     """What is asked of a sandbox. Sizes in bytes; `memory_bytes` covers all processes of a slot.
 
-    `readonly_binds` are host directories shown read-only inside, at the same path.
+    `processes` counts threads too. `readonly_binds` are absolute host paths shown read-only inside, at the
+    same path.
     """
 
     workspace_bytes: int = 256 << 20
@@ -55,7 +56,8 @@ class Isolation:
 @dataclass(frozen=True, slots=True)
 class ExecResult:
     """Output of one command. Each stream keeps its head and tail within `output_kept_bytes`;
-    `stdout_bytes` / `stderr_bytes` are the totals before truncation. Partial output is kept on timeout.
+    `stdout_bytes` / `stderr_bytes` are the totals before truncation, and the gap lies after the first half of
+    what is kept, rounded up. Partial output is kept on timeout.
 
     `exit_code` is None where the command did not exit by itself; `signal` is then what killed it.
     """
