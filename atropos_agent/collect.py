@@ -21,7 +21,7 @@ from atropos_agent.errors import ProviderError, RecordError
 from atropos_agent.rundir import RunDir
 from atropos_agent.trajectory import Json, Provenance, Rollout, RolloutGroup
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
 
 FAILED_GROUPS_TO_STOP = 3
@@ -118,8 +118,10 @@ class Collector(Generic[ItemT]):
     """
 
     def __init__(self, env: AgentEnv[ItemT], log: RunDir, config: CollectConfig) -> None:
-        self.env, self.log, self.config = env, log, config
-        self.progress = Progress(config.groups)
+        self.env: AgentEnv[ItemT] = env
+        self.log: RunDir = log
+        self.config: CollectConfig = config
+        self.progress: Progress = Progress(config.groups)
         self._failed_in_a_row = 0
         self._writes: set[asyncio.Task[None]] = set()
 

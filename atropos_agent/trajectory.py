@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atropos_agent.errors import AmbiguousTrajectory, RecordError
 
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 TokenIds: TypeAlias = NDArray[np.int32]
 Mask: TypeAlias = NDArray[np.bool_]
 Logprobs: TypeAlias = NDArray[np.float32]

@@ -14,7 +14,7 @@ from atropos_agent.cli.console import out
 from atropos_agent.cli.inspect import env_app, tools_app
 from atropos_agent.config import quiet_libraries
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="atropos-agent",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

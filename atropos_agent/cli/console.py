@@ -16,8 +16,8 @@ WRONG_INPUT = 2
 FAILED = 1
 INTERRUPTED = 130
 
-out = Console()
-err = Console(stderr=True)
+out: Console = Console()
+err: Console = Console(stderr=True)
 
 
 @contextmanager

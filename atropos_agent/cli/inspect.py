@@ -15,8 +15,8 @@ from atropos_agent.environment import AgentEnv, Validation
 from atropos_agent.plugins import installed, load
 from atropos_agent.testing import FakePolicy
 
-env_app = typer.Typer(no_args_is_help=True, help="Look at installed environments.")
-tools_app = typer.Typer(no_args_is_help=True, help="Look at installed tools.")
+env_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at installed environments.")
+tools_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at installed tools.")
 
 
 @env_app.command("list", epilog="Example: atropos-agent env list")

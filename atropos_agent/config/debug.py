@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -30,7 +30,7 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 class DebugSettings(BaseModel):
     """The debug environment variables of the agent, read once and validated together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     bypass_managed_server: Flag = False
     debug_request: Flag = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr, field_validator
 
@@ -31,7 +31,7 @@ Seconds = Annotated[float | None, BeforeValidator(_seconds)]
 class AgentConfig(BaseModel):
     """How one rollout is sampled and bounded. Counts are per rollout unless named otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(default=1.0, ge=0)
     """1.0 samples from the model's own distribution, so that raw logprobs are the behaviour policy's."""
@@ -60,7 +60,7 @@ class AgentConfig(BaseModel):
 class PolicyConfig(BaseModel):
     """Which server answers. `embedded` is the shipped model behind llama.cpp's server in a child process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["http", "embedded"] = "http"
     base_url: str = "http://127.0.0.1:8080/v1"
@@ -84,7 +84,7 @@ class PolicyConfig(BaseModel):
 class SandboxConfig(BaseModel):
     """Where model-written commands run, and how many rollouts do so at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     backend: Literal["auto", "native", "bubblewrap", "local"] = "auto"
     """`local` is no sandbox at all and says UNSAFE in every record."""
@@ -98,14 +98,14 @@ class SandboxConfig(BaseModel):
 class EnvConfig(BaseModel):
     """What every environment takes; an environment's own config adds its fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
     group_size: int = Field(default=8, gt=0)
     min_group_size: int | None = Field(default=None, gt=0)
     """Deliver a group with at least this many scored rollouts; None is all of them."""
     tools: tuple[str, ...] = ("terminal",)
-    tool_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    tool_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
     """Constructor arguments by tool, e.g. {terminal: {timeout_s: 120}}."""
     max_observation_chars: int = Field(default=16_000, ge=200)
     """What one call may tell the policy; head and tail are kept."""
@@ -118,7 +118,7 @@ class EnvConfig(BaseModel):
 class CollectConfig(BaseModel):
     """How much is collected, and where the record goes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     groups: int = Field(default=32, gt=0)
     runs_dir: Path = Path("runs")
@@ -129,11 +129,11 @@ class CollectConfig(BaseModel):
 class RunConfig(BaseModel):
     """One run, as a YAML file holds it. `env` is validated by the environment itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     environment: str
-    env: dict[str, JsonValue] = Field(default_factory=dict)
+    env: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     policy: Annotated[PolicyConfig, BeforeValidator(expand_policy)] = PolicyConfig()
     agent: AgentConfig = AgentConfig()
     sandbox: SandboxConfig = SandboxConfig()

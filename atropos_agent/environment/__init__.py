@@ -1,6 +1,7 @@
 """Items, rollouts, scores and groups: the contract of an environment."""
 
-from atropos_agent.environment.agent_env import AgentEnv, Item, Reference, Validation
+from atropos_agent.environment.agent_env import AgentEnv
+from atropos_agent.environment.contract import Item, Reference, Validation
 from atropos_agent.environment.opening import open_environment
 
 __all__ = ["AgentEnv", "Item", "Reference", "Validation", "open_environment"]

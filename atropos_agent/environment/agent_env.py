@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from typing import ClassVar, Generic, Self, TypeVar
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings, EnvConfig, SandboxConfig
+from atropos_agent.environment.contract import (
+    HOPELESS,
+    Item,
+    Reference,
+    Validation,
+    failed,
+    is_infrastructure,
+    rollout_seed,
+    sandbox_spec,
+    task_errors,
+)
 from atropos_agent.errors import (
     AtroposAgentError,
-    BridgeMismatch,
     ConfigError,
-    ModelNotFound,
-    RenderError,
     SandboxError,
+    SandboxLost,
     TaskError,
     ToolError,
 )
@@ -30,7 +38,7 @@ from atropos_agent.export import scored_group
 from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
-from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
+from atropos_agent.sandbox import Sandbox, SandboxPool
 from atropos_agent.telemetry import debug_logger
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
@@ -41,43 +49,10 @@ from atropos_agent.trajectory import (
     Score,
     ScoredDataGroup,
     StopReason,
-    ToolCall,
 )
 
-
-class Item(Protocol):
-    """What an environment walks over. `id` is stable: it names the same item in every run."""
-
-    @property
-    def id(self) -> str:
-        """The stable name."""
-        ...
-
-
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A known good solution: the calls to make, and the final answer."""
-
-    calls: Sequence[ToolCall]
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """What `validate` found for one item: the scores of its reference solution and of doing nothing."""
-
-    item_id: str
-    reference_score: float
-    empty_score: float
-
-    @property
-    def holds(self) -> bool:
-        """True where the reference scores 1 and doing nothing scores 0."""
-        return self.reference_score == 1.0 and self.empty_score == 0.0
 
 
 class AgentEnv(ABC, Generic[ItemT]):
@@ -101,15 +76,16 @@ class AgentEnv(ABC, Generic[ItemT]):
         sandbox: SandboxConfig | None = None,
         debug: DebugSettings | None = None,
     ) -> None:
-        self.config = config or self.config_type()
-        self.sandbox_config = sandbox or SandboxConfig()
-        self.policy, self.renderer = policy, renderer
+        self.config: EnvConfig = config or self.config_type()
+        self.sandbox_config: SandboxConfig = sandbox or SandboxConfig()
+        self.policy: Policy = policy
+        self.renderer: Renderer | None = renderer
         self._print_task = (debug or DebugSettings.from_environ()).print_task
-        self.tools = self.build_tools()
-        self.agent_config = self.build_agent_config(agent or AgentConfig())
-        self.agent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
+        self.tools: ToolRegistry = self.build_tools()
+        self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
+        self.agent: AtroposAgent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
         self._pool = SandboxPool(
-            self.sandbox_config.backend, _sandbox_spec(self.sandbox_config), self.sandbox_config.slots
+            self.sandbox_config.backend, sandbox_spec(self.sandbox_config), self.sandbox_config.slots
         )
         self._open = AsyncExitStack()
 
@@ -197,7 +173,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         """
         for attempt in range(1, self.config.infrastructure_retries + 2):
             rollout = await self._attempt(item, index, repetition, attempt, listener)
-            if rollout.score is not None or rollout.result.error_type in _HOPELESS:
+            if rollout.score is not None or rollout.result.error_type in HOPELESS:
                 break
             logger.warning("rollout %s failed: %s", rollout.id, rollout.result.error)
         return rollout
@@ -284,10 +260,10 @@ class AgentEnv(ABC, Generic[ItemT]):
         clock = time.perf_counter()
         try:
             async with self._pool.acquire() as sandbox:
-                seed = _seed(self.config.seed, rollout_id, attempt)
+                seed = rollout_seed(self.config.seed, rollout_id, attempt)
                 result, score = await self._run_in(sandbox, item, rollout_id, seed, listener)
         except AtroposAgentError as error:
-            result, score = _failed(error), None
+            result, score = failed(error), None
         return Rollout(
             id=rollout_id,
             item_id=item.id,
@@ -305,7 +281,7 @@ class AgentEnv(ABC, Generic[ItemT]):
     async def _run_in(
         self, sandbox: Sandbox, item: ItemT, rollout_id: str, seed: int, listener: Listener | None
     ) -> tuple[AgentResult, Score | None]:
-        with _task_errors(f"workspace of {item.id}"):
+        with task_errors(f"workspace of {item.id}"):
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
             task = self.build_task(item)
         if self._print_task:
@@ -320,62 +296,24 @@ class AgentEnv(ABC, Generic[ItemT]):
             seed=seed,
             listener=listener,
         )
-        if _is_infrastructure(result):
+        if is_infrastructure(result):
             return result, None
         if result.stop_reason is StopReason.SANDBOX_LOST:
             return result, Score(0.0)
         try:
-            with _task_errors(f"verifier of {item.id}"):
-                score = await self.verify_and_score_trajectory(
-                    item,
-                    result.final_response,
-                    sandbox=sandbox,
-                    agent_result=result,
-                    workspace_meta=meta,
-                )
-                if not math.isfinite(score.value):
-                    raise TaskError(f"the verifier of {item.id} gave {score.value}, which is no reward")
+            return result, await self._verify(item, sandbox, result, meta)
         except (TaskError, SandboxError) as error:
-            return replace(result, error=str(error), error_type=type(error).__name__), None
-        return result, score
+            cut_off = isinstance(error, SandboxLost) and result.stop_reason is StopReason.WALL_TIME
+            explained = replace(result, error=str(error), error_type=type(error).__name__)
+            return explained, Score(0.0) if cut_off else None
 
-
-_INFRASTRUCTURE = frozenset({StopReason.ERROR, StopReason.REQUEST_TIMEOUT})
-_HOPELESS = frozenset(
-    {RenderError.__name__, BridgeMismatch.__name__, ModelNotFound.__name__, ConfigError.__name__}
-)
-
-
-def _is_infrastructure(result: AgentResult) -> bool:
-    """True where no doing of the policy ended the rollout; time spent at the server is not its doing."""
-    if result.stop_reason is StopReason.WALL_TIME:
-        return result.metadata.get("wall_time_in") == "server"
-    return result.stop_reason in _INFRASTRUCTURE
-
-
-def _failed(error: AtroposAgentError) -> AgentResult:
-    return AgentResult(False, "", StopReason.ERROR, error=str(error), error_type=type(error).__name__)
-
-
-@contextmanager
-def _task_errors(what: str) -> Iterator[None]:
-    """The one boundary to an environment's own code: its failure costs this rollout, and is named."""
-    try:
-        yield
-    except AtroposAgentError:
-        raise
-    except Exception as error:
-        raise TaskError(f"{what} failed: {type(error).__name__}: {error}") from error
-
-
-def _seed(run_seed: int, rollout_id: str, attempt: int) -> int:
-    digest = hashlib.blake2b(f"{run_seed}/{rollout_id}/{attempt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _sandbox_spec(config: SandboxConfig) -> SandboxSpec:
-    return SandboxSpec(
-        workspace_bytes=config.workspace_mb << 20,
-        memory_bytes=config.memory_mb << 20,
-        processes=config.processes,
-    )
+    async def _verify(
+        self, item: ItemT, sandbox: Sandbox, result: AgentResult, meta: Mapping[str, object]
+    ) -> Score:
+        with task_errors(f"verifier of {item.id}"):
+            score = await self.verify_and_score_trajectory(
+                item, result.final_response, sandbox=sandbox, agent_result=result, workspace_meta=meta
+            )
+        if not math.isfinite(score.value):
+            raise TaskError(f"the verifier of {item.id} gave {score.value}, which is no reward")
+        return score
