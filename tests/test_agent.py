@@ -13,7 +13,7 @@ from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing import FakePolicy, FakeReply
 from atropos_agent.toolset import ToolRegistry, ToolSchema
 from atropos_agent.trajectory import FinishReason, Provenance, StopReason, ToolResult
-from tests.chatml import chatml_renderer
+from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])

@@ -12,7 +12,7 @@ from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.testing import FakeServer, Fault
 from atropos_agent.toolset import ToolRegistry, ToolSchema
 from atropos_agent.trajectory import AgentResult, LogprobProvenance, Provenance, StopReason, ToolResult
-from tests.chatml import chatml_renderer
+from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])

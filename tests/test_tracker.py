@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from atropos_agent.renderer import Bridge
 from atropos_agent.tracker import Tracker, resolve_tokens
 from atropos_agent.trajectory import Completion, FinishReason, LogprobProvenance, Provenance
-from tests.chatml import chatml_renderer
+from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
 CLOSE = RENDERER.certificate.close_ids

@@ -7,6 +7,7 @@ from functools import cache
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import HERMES_TAGS
 
 # Line breaks join the punctuation before them, so a close in plain text merges with what it closes.
@@ -167,3 +168,8 @@ def _backend() -> str:
         CORPUS, trainers.BpeTrainer(vocab_size=300, show_progress=False, initial_alphabet=alphabet)
     )
     return backend.to_str()
+
+
+def chatml_renderer() -> Renderer:
+    """The renderer of the plain ChatML tokenizer."""
+    return Renderer(tokenizer_for("chatml"))

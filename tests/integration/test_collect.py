@@ -8,8 +8,8 @@ from atropos_agent.errors import ProviderError, RunDirectoryError, ServerUnreach
 from atropos_agent.rundir import RunDir, read_groups
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import StopReason
-from tests.chatml import chatml_renderer
 from tests.spelling import Spelling, solve, solve_some
+from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])

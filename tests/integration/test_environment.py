@@ -10,8 +10,8 @@ from atropos_agent.parser import render_call
 from atropos_agent.plugins import load
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import StopReason
-from tests.chatml import chatml_renderer
 from tests.spelling import Spelling, Word, solve
+from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])
@@ -39,9 +39,7 @@ async def test_a_rollout_is_scored_by_what_the_sandbox_holds():
 
 async def test_a_group_is_more_rollouts_than_slots_each_in_a_fresh_workspace():
     def once(messages, step):
-        return (
-            solve(messages, step) if step > 1 else LOOK
-        )
+        return solve(messages, step) if step > 1 else LOOK
 
     async with spelling(once, group_size=6) as env:
         group = await env.collect_group(Word("cat"))

@@ -33,7 +33,7 @@ import asyncio
 from spell import Spell
 from atropos_agent.testing import FakePolicy
 from atropos_agent.parser import render_call
-from tests.chatml import chatml_renderer
+from tests.tokenizers_for_tests import chatml_renderer
 
 async def main():
     renderer = chatml_renderer()
