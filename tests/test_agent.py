@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -267,3 +268,19 @@ async def test_a_given_system_prompt_replaces_the_builtin_one_whole():
     own = await run(["done"], config=AgentConfig(system_prompt="Be brief."))
     assert '"name": "echo"' in builtin.prompt_messages[0]["content"]
     assert own.prompt_messages[0] == {"role": "system", "content": "Be brief."}
+
+
+async def test_a_stop_id_that_only_the_server_knows_is_the_end_of_the_turn():
+    class OwnStop(FakePolicy):
+        async def probe(self):
+            return replace(await super().probe(), stop_ids=(own,))
+
+    own = int(RENDERER.encode("<|endoftext|>")[0])
+    reply = FakeReply(CALL, token_ids=np.append(RENDERER.encode(CALL), np.int32(own)))
+    policy = OwnStop([reply, "done"], RENDERER, stop_id=STOP)
+    result = await AtroposAgent(policy, ToolRegistry([Echo()]), tokenizer=RENDERER).run("do it")
+    data = result.trajectory_data
+    first = data.spans[0]
+    assert data.token_ids[first.end - 1] == own
+    assert data.token_ids[first.end] != STOP
+    assert result.metadata["notes"] == {"foreign_close": 1}

@@ -49,7 +49,7 @@ def step_seed(seed: int, step_number: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-class _Stop(Exception):  # noqa: N818  control flow inside this module, never seen outside
+class _Stop(Exception):
     """Ends the loop with a reason."""
 
     def __init__(self, reason: StopReason) -> None:
@@ -159,6 +159,8 @@ class Loop:
             if wire.takes_ids or wire.takes_text:
                 raise ConfigError(f"{wire} prompts need a tokenizer: pass `tokenizer`")
             return
+        if capabilities.stop_ids:
+            self.renderer = renderer = renderer.with_stop_ids(capabilities.stop_ids)
         if wire.takes_ids or wire.takes_text or renderer.certificate.bridge:
             rendered = renderer.render(self.messages)
             self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
