@@ -77,12 +77,15 @@ class Link(asyncio.Protocol):
             data = frames.encode(meta, payload)
         except frames.FrameError as error:
             raise SandboxError(f"the request cannot be sent: {error}") from error
-        self._reply = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[frames.Frame] = asyncio.get_running_loop().create_future()
+        self._reply = reply
         self._transport.write(data)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._reply
+                return await reply
         except TimeoutError:
+            if not reply.cancelled():  # both came while the loop was busy elsewhere: the slot did answer
+                return reply.result()
             self.abandon(f"no answer within {timeout_s:.1f} s")
             raise SandboxLost(self._lost) from None
         except asyncio.CancelledError:

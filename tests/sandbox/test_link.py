@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import threading
+import time
 
 import pytest
 
@@ -106,6 +108,25 @@ async def test_silence_ends_at_the_hosts_own_deadline(lying):
     sandbox = await lying(None)
     result = await sandbox.exec("x", timeout_s=0.01)
     assert (result.status, sandbox.alive) == (ExecStatus.SANDBOX_LOST, False)
+
+
+async def test_an_answer_that_came_while_the_loop_was_busy_counts():
+    ours, theirs = socket.socketpair()
+    link = await Link.over(ours)
+
+    def answer():
+        theirs.recv(1 << 16)
+        theirs.send(frames.encode({"late": False}))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    request = asyncio.create_task(link.request({}, timeout_s=0.05))
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 the loop is busy past the deadline
+    assert (await request).meta == {"late": False}
+    thread.join()
+    link.abandon("the test is over")
+    theirs.close()
 
 
 async def test_a_cancelled_request_loses_the_sandbox(lying):
