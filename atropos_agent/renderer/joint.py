@@ -75,15 +75,12 @@ def join(
 
 
 def _overlap(suffix: Suffix, sampled: TokenIds, tokens: Tokens) -> int:
-    if not len(sampled):
-        return 0
-    window = suffix.ids[: len(sampled)]
-    sizes: list[int] = (np.flatnonzero(window == sampled[-1]) + 1).tolist()
-    for size in reversed(sizes):
-        head = window[:size]
-        if not np.array_equal(sampled[-size:], head):
+    head: list[int] = suffix.ids[: len(sampled)].tolist()
+    tail: list[int] = sampled[-len(head) :].tolist()
+    for size in range(len(head), 0, -1):
+        if head[size - 1] != tail[-1] or head[:size] != tail[-size:]:
             continue
-        if 0 < suffix.close_ids <= size or not tokens.control_ids.isdisjoint(head.tolist()):
+        if 0 < suffix.close_ids <= size or not tokens.control_ids.isdisjoint(head[:size]):
             return size
     return 0
 

@@ -35,7 +35,8 @@ class ChatTemplate:
         frozen = {**special, **json.loads(json.dumps(dict(arguments)))}
         identity = json.dumps([source, frozen], sort_keys=True, default=str)
         self.digest = hashlib.sha256(identity.encode()).hexdigest()
-        self._inputs = {"tools": None, "documents": None, "strftime_now": now.strftime, **frozen}
+        inputs = {"tools": None, "documents": None, "strftime_now": now.strftime, **frozen}
+        self._inputs = {**self._template.globals, **inputs}
         self._parts = not self._shows_content(parts=False) and self._shows_content(parts=True)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
@@ -83,7 +84,9 @@ class ChatTemplate:
         if parts:
             shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         try:
-            return self._template.render(messages=shown, add_generation_prompt=prompt, **self._inputs)
+            # Template.render would merge the globals anew, which costs more than rendering a conversation
+            inputs = {**self._inputs, "messages": shown, "add_generation_prompt": prompt}
+            return "".join(self._template.root_render_func(self._template.new_context(inputs, shared=True)))
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise RenderError(f"the chat template refuses this conversation: {error}") from error
 
