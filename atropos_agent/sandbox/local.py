@@ -40,7 +40,7 @@ class LocalSandbox(WorkspaceFiles):
     def __init__(self, spec: SandboxSpec, isolation: Isolation) -> None:
         self._spec = spec
         self._isolation = isolation
-        self._directory = Path(tempfile.mkdtemp(prefix="atropos-local-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"atropos-local-{os.getpid()}-"))
         self._root = self._directory / "workspace"
         self._root.mkdir()
         self._files = Workspace(str(self._root))

@@ -55,6 +55,6 @@ def groups():
 
 def traces():
     """All of it, of this process."""
-    directories = set(Path("/tmp").glob("atropos-*"))
+    directories = set(Path("/tmp").glob(f"atropos-*-{os.getpid()}-*"))
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     return descendants(), groups(), directories, Path("/proc/self/mountinfo").read_text(), descriptors
