@@ -263,8 +263,8 @@ def _arguments(value: object) -> dict[str, Json] | str:
 
 @dataclass(slots=True)
 class _Scan:
-    """One pass over a text. Positions asked of `_find` never go back further than an earlier answer's
-    question, which is what makes caching the answers right and the pass linear."""
+    """One pass over a text. Positions asked of `_find` and `_tag` never go back further than an earlier
+    answer's question, which is what makes caching the answers right and the pass linear."""
 
     text: str
     truncated: bool
@@ -274,6 +274,7 @@ class _Scan:
     errors: list[ParseError] = field(default_factory=list)
     _lowered: str = ""
     _found: dict[str, int] = field(default_factory=dict)
+    _tags: dict[str, _Tag] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # str.lower alone may change the length of other alphabets, and with it every offset
@@ -310,7 +311,13 @@ class _Scan:
         return at
 
     def _tag(self, stem: str, start: int) -> _Tag:
-        """The first tag that begins with `stem`; at the text's end where there is none."""
+        """The first tag from `start` on that begins with `stem`; at the text's end where there is none."""
+        tag = self._tags.get(stem)
+        if tag is None or tag.start < start:
+            tag = self._tags[stem] = self._search_tag(stem, start)
+        return tag
+
+    def _search_tag(self, stem: str, start: int) -> _Tag:
         size = len(self.text)
         while (at := self._find(stem, start)) < size:
             after = at + len(stem)

@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeAlias, cast
 
@@ -152,9 +152,12 @@ class ToolRegistry:
 
     async def execute(self, call: ToolCall, context: ToolContext | None = None) -> ToolResult:
         """Run one call to its bounded observation. Raises SandboxLost and CancelledError only."""
-        result = await self._run(call, context or ToolContext())
-        bounded = _bounded(result, self.max_observation_chars)
-        return bounded if bounded.uniq_id else replace(bounded, uniq_id=call.uniq_id)
+        try:
+            return self._bounded(await self._run(call, context or ToolContext()), call)
+        except SandboxLost:
+            raise
+        except Exception as error:  # the boundary: whatever a tool raises, the policy gets to read
+            return self._bounded(failure(f"Tool execution error: {type(error).__name__}: {error}"), call)
 
     async def _run(self, call: ToolCall, context: ToolContext) -> ToolResult:
         tool = self._tools.get(call.name)
@@ -165,12 +168,23 @@ class ToolRegistry:
         available, reason = tool.is_available()
         if not available:
             return failure(f"Tool {call.name} is not available: {reason}")
-        try:
-            return _bounded(await tool.execute(call.arguments, context), self.max_observation_chars)
-        except SandboxLost:
-            raise
-        except Exception as error:  # the boundary: whatever a tool raises, the policy gets to read
-            return failure(f"Tool execution error: {type(error).__name__}: {error}")
+        return await tool.execute(call.arguments, context)
+
+    def _bounded(self, result: ToolResult, call: ToolCall) -> ToolResult:
+        """`result` of `call` as valid Unicode within the budget; an error needs little of it."""
+        budget = self.max_observation_chars
+        error = bound_text(_encodable(result.error), budget // _ERROR_SHARE)
+        metadata = result.metadata
+        if metadata and len(json.dumps(metadata)) > budget // _ERROR_SHARE:
+            metadata = {"omitted": "too long"}
+        return ToolResult(
+            success=result.success,
+            output=bound_text(_encodable(result.output), budget - len(error)),
+            error=error,
+            metadata=metadata,
+            uniq_id=result.uniq_id or call.uniq_id,
+            details=result.details,
+        )
 
 
 def bind(registry: ToolRegistry, context: ToolContext) -> ExecuteTool:
@@ -198,18 +212,6 @@ def bound_text(text: str, max_chars: int) -> str:
 
 def _cut_line(count: int) -> str:
     return f"\n[... {count} characters cut ...]\n"
-
-
-def _bounded(result: ToolResult, max_chars: int) -> ToolResult:
-    """`result` as valid Unicode within the budget; an error needs little of it."""
-    error = bound_text(_encodable(result.error), max_chars // _ERROR_SHARE)
-    metadata = result.metadata
-    if metadata and len(json.dumps(metadata)) > max_chars // _ERROR_SHARE:
-        metadata = {"omitted": "too long"}
-    output = bound_text(_encodable(result.output), max_chars - len(error))
-    if output is result.output and error is result.error and metadata is result.metadata:
-        return result
-    return replace(result, output=output, error=error, metadata=metadata)
 
 
 def _encodable(text: str) -> str:

@@ -161,13 +161,16 @@ class ToolResult:
         return wrap_observation(body, control)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
 def wrap_observation(body: Mapping[str, Json], control: Sequence[str] = HERMES_TAGS) -> str:
     """Encode `body` as one `<tool_response>` block in which no text of `control` survives literally."""
     return f"<tool_response>{_neutral_json(body, control)}</tool_response>"
 
 
 def _neutral_json(body: Mapping[str, Json], control: Sequence[str]) -> str:
-    text = json.dumps(body, ensure_ascii=False)
+    text = _ENCODER.encode(body)
     for token in control:
         if token in text:
             text = text.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
