@@ -84,9 +84,12 @@ class Tokens:
     def neutralise(self, text: str) -> str:
         """`text` with every control token broken by U+200B after its first character, so that no control
         id comes out of encoding it. What cannot be broken that way is removed."""
+        given = text
         for token in self.control_tokens:
             while token in text:
                 text = text.replace(token, f"{token[0]}{BREAK}{token[1:]}" if len(token) > 1 else "")
+        if text is given and self._backend.normalizer is None:
+            return text  # nothing but the literal text of a control token can encode to it
         while spans := self._control_spans(text):
             for start, end in reversed(spans):
                 text = text[:start] + text[end:]
