@@ -25,6 +25,7 @@ from atropos_agent.sandbox.protocol import WORKSPACE, ExecResult, ExecStatus, Is
 from atropos_agent.sandbox.slot import check_command, status_of_exit
 from atropos_agent.sandbox.workspace import WorkspaceFiles
 
+_PREFIX = "atropos-local-"
 _CHUNK = 1 << 16
 _TICK_S = 0.01
 _DRAIN_S = 0.2
@@ -40,7 +41,7 @@ class LocalSandbox(WorkspaceFiles):
     def __init__(self, spec: SandboxSpec, isolation: Isolation) -> None:
         self._spec = spec
         self._isolation = isolation
-        self._directory = Path(tempfile.mkdtemp(prefix=f"atropos-local-{os.getpid()}-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._root = self._directory / "workspace"
         self._root.mkdir()
         self._files = Workspace(str(self._root))
@@ -96,7 +97,7 @@ class LocalSandbox(WorkspaceFiles):
         """See `Sandbox.close`."""
         self._cancelled.set()
         async with self._turn:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            await asyncio.to_thread(_remove, self._directory)
 
     async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:
         if not self.alive:
@@ -125,7 +126,8 @@ class LocalLauncher:
         return Isolation("local", unsafe=True, limits={**absent, "output": "host", "wall": "host"})
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Remove the directories of trainers that were killed before they could."""
+        await asyncio.to_thread(_sweep)
 
     async def launch(self) -> LocalSandbox:
         """A fresh directory."""
@@ -243,3 +245,31 @@ class _Run:
             stdout_bytes=output.total,
             stderr_bytes=errors.total,
         )
+
+
+def _remove(directory: Path) -> None:
+    """Remove a tree whatever modes a command has left in it."""
+    for place, names, _ in os.walk(directory):
+        for name in names:
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep() -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = directory.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            _remove(directory)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

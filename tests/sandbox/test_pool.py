@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,21 @@ async def test_a_request_too_large_is_refused_and_loses_nothing():
         with pytest.raises(SandboxError, match="cannot be sent"):
             await sandbox.exec("true", stdin=bytes((256 << 20) + 1))
         assert (await sandbox.exec("echo fine")).stdout == b"fine\n"
+
+
+def test_local_directories_are_removed_whatever_their_modes_and_after_a_killed_trainer(package_root):
+    kind = KINDS[-1].replace("bubblewrap", "local")
+    killed = Driver(kind, package_root)
+    killed.call("a", "open")
+    killed.call("a", "exec", "mkdir -p d/e; chmod 000 d")
+    killed.kill()
+    assert list(Path("/tmp").glob(f"atropos-local-{killed.pid}-*")) != []
+    second = Driver(kind, package_root)
+    second.call("a", "open")
+    second.call("a", "exec", "mkdir -p d/e; chmod 000 d/e d")
+    second.close()
+    for driver in (killed, second):
+        assert list(Path("/tmp").glob(f"atropos-local-{driver.pid}-*")) == []
 
 
 def is_zygote(pid):
