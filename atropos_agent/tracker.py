@@ -39,7 +39,8 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
         text = renderer.decode_completion(completion.token_ids)
         if text == completion.text:
             return completion
-        return replace(completion, text=text, notes=(*completion.notes, "server_text_differs"))
+        notes = ("server_text_differs",) if completion.text else ()  # an engine may give ids alone
+        return replace(completion, text=text, notes=completion.notes + notes)
     rebuilt = _from_bytes(completion, renderer)
     if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
         return rebuilt

@@ -105,3 +105,5 @@ def test_sampled_ids_are_never_touched_and_the_text_is_their_decoding():
     kept = resolve_tokens(told, RENDERER)
     assert kept.token_ids is ids
     assert (kept.text, kept.notes) == ("hi", ("server_text_differs",))
+    untold = resolve_tokens(Completion("", ids, provenance=Provenance.SAMPLED), RENDERER)
+    assert (untold.text, untold.notes) == ("hi", ())
