@@ -21,7 +21,8 @@ from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.rundir import RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
-from atropos_agent.trajectory import LogprobMode
+from atropos_agent.sinks.summary import summarise
+from atropos_agent.trajectory import LogprobMode, Provenance
 
 EPILOG = """Examples:
 
@@ -130,22 +131,23 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def _summarise(progress: Progress, path: Path, report: Path) -> None:
+    """The whole run from its log; what failed or was slow in this session from `progress`."""
+    run = summarise(path)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
-    done = progress.groups_done + progress.groups_resumed
     resumed = f" ({progress.groups_resumed} from before)" if progress.groups_resumed else ""
-    table.add_row("groups", f"{done} of {progress.groups_total}{resumed}")
-    table.add_row("mixed rewards", f"{progress.groups_mixed} of {progress.groups_done}")
+    table.add_row("groups", f"{run.groups} of {progress.groups_total}{resumed}")
+    table.add_row("mixed rewards", f"{run.mixed_groups} of {run.groups}")
     if progress.groups_failed:
         table.add_row("incomplete groups", str(progress.groups_failed))
-    kept = f" ({progress.rollouts_kept} kept from before)" if progress.rollouts_kept else ""
-    table.add_row("rollouts", f"{progress.rollouts_done}{kept}")
-    table.add_row("mean reward", "-" if progress.mean_reward is None else f"{progress.mean_reward:.3f}")
-    table.add_row("sampled tokens", f"{progress.sampled_tokens:,} ({progress.tokens_per_s:,.0f} a second)")
-    share = progress.sampled_step_share
-    table.add_row("ids as sampled", "-" if share is None else f"{share:.1%} of steps")
-    table.add_row("ended by", _listed(progress.stop_reasons))
+    table.add_row("rollouts", str(run.rollouts))
+    table.add_row("mean reward", "-" if run.mean_score is None else f"{run.mean_score:.3f}")
+    table.add_row("sampled tokens", f"{sum(run.tokens):,} ({progress.tokens_per_s:,.0f} a second)")
+    steps = run.steps_by_provenance
+    if steps:
+        table.add_row("ids as sampled", f"{steps[Provenance.SAMPLED] / steps.total():.1%} of steps")
+    table.add_row("ended by", _listed(run.stop_reasons))
     if progress.errors:
         table.add_row("errors", _listed(progress.errors))
     table.add_row("took", duration(progress.elapsed_s))
