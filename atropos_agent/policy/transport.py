@@ -168,7 +168,7 @@ class Transport:
         except httpx.TransportError as error:
             raise _classified(error, self._connect_timeout_s) from error
         try:
-            content = await response.aread()
+            content = await _whole(response)
         except httpx.TransportError as error:
             raise _AttemptError(str(error) or "connection lost", cut=True) from error
         finally:
@@ -198,6 +198,13 @@ class Transport:
             self._max_attempts,
             state.upcoming_sleep,
         )
+
+
+async def _whole(response: httpx.Response) -> bytes:
+    """The body; a plain one past httpx's decoders, which cost a tenth of a request."""
+    if isinstance(response.stream, httpx.AsyncByteStream) and "content-encoding" not in response.headers:
+        return b"".join([chunk async for chunk in response.stream])
+    return await response.aread()
 
 
 def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, ModelNotFound, RequestTimeout, ServerRefused, ServerUnreachable
@@ -18,6 +19,7 @@ from tests.completions import ids_of, logprobs_of
 
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
+CHAT = {"choices": [{"message": {"content": "squeezed"}, "finish_reason": "stop"}]}
 SERVER_WIRES = (Wire.LLAMA_CPP, Wire.VLLM, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.TEXT, Wire.CHAT)
 
 
@@ -194,6 +196,23 @@ async def test_a_connection_that_died_while_idle_costs_no_request(prompt):
         await server.aclose()
         await server.start(port)
         assert (await policy.complete(prompt, SAMPLING)).text == "ok"
+
+
+async def test_a_compressed_answer_is_read(prompt):
+    async def compressed(request: web.Request) -> web.Response:
+        body = {"data": [{"id": "m"}]} if request.method == "GET" else CHAT
+        answer = web.json_response(body)
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    application = web.Application()
+    application.router.add_route("*", "/v1/{path:.*}", compressed)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with HttpPolicy(f"http://127.0.0.1:{runner.addresses[0][1]}", wire=Wire.CHAT) as policy:
+        assert (await policy.complete(prompt, SAMPLING)).text == "squeezed"
+    await runner.cleanup()
 
 
 async def test_a_request_timeout_says_what_was_waited_for(prompt):
