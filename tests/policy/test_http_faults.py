@@ -22,9 +22,9 @@ TOKEN_WIRES = (*ID_WIRES, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS)
 ALL_WIRES = (*TOKEN_WIRES, Wire.TEXT, Wire.CHAT)
 
 EXPECTED: dict[Fault, tuple[tuple[Wire, ...], type[ProviderError], str]] = {
-    Fault.RESET: (ALL_WIRES, ServerUnreachable, "3 attempts"),
+    Fault.RESET: (ALL_WIRES, ServerUnreachable, "2 attempts"),
     Fault.CUT_BODY: (ALL_WIRES, MalformedReply, "2 attempts"),
-    Fault.BUSY: (ALL_WIRES, ServerRefused, "429.*attempt 3"),
+    Fault.BUSY: (ALL_WIRES, ServerRefused, "429.*attempt 2"),
     Fault.INTERNAL_ERROR: (ALL_WIRES, ServerRefused, "500.*engine died"),
     Fault.BAD_REQUEST: (ALL_WIRES, ServerRefused, "400: .*bad parameter"),
     Fault.UNAUTHORIZED: (ALL_WIRES, ServerRefused, "401"),
@@ -51,7 +51,7 @@ async def test_a_fault_is_a_typed_failure_and_the_next_request_works(fault, wire
     faulty = True
     async with (
         FakeServer(lambda ask: fault if ask.session and faulty else "ok", wire=wire) as server,
-        HttpPolicy(server.url, max_attempts=3) as policy,
+        HttpPolicy(server.url, max_attempts=2) as policy,
     ):
         with pytest.raises(error_type, match=text) as caught:
             await policy.complete(prompt, SAMPLING, request=STEP)
@@ -66,7 +66,7 @@ async def test_only_faults_that_may_pass_are_tried_again(wire, prompt):
     async def requests_for(fault: Fault) -> int:
         async with (
             FakeServer(lambda ask: fault if ask.session else "ok", wire=wire) as server,
-            HttpPolicy(server.url, max_attempts=3) as policy,
+            HttpPolicy(server.url, max_attempts=2) as policy,
         ):
             await policy.probe()
             before = server.requests
