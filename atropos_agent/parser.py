@@ -88,7 +88,7 @@ class _RefusedValueError(ValueError):
     """A value that JSON readers accept and we do not; the text is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Broken:
     """A body that could not be read: why, and the offset where reading failed."""
 
@@ -97,7 +97,7 @@ class _Broken:
     kind: ParseErrorKind = ParseErrorKind.INVALID_JSON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Body:
     """The JSON value of a block; `name` is set for the form `name{json}`; `end` is past the value."""
 
@@ -106,7 +106,7 @@ class _Body:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tag:
     """One opening or closing tag at [start, end); `exact` where it is written as it must be."""
 
@@ -115,7 +115,7 @@ class _Tag:
     exact: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Block:
     """One call block at [start, end): the calls in it and what is wrong with it."""
 

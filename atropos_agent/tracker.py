@@ -6,7 +6,7 @@ rendered a prompt that does not extend what it saw before; the finished ones are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,8 +124,11 @@ class Tracker:
         self.prompt.extend(ids)
         self._open = _Open()
 
-    def add_completion(self, step_number: int, completion: Completion, text: str) -> StepSpan:
-        """Append the sampled ids of one step, and the raw text they spell. Returns their place."""
+    def add_completion(
+        self, step_number: int, completion: Completion, text: str | Callable[[], str]
+    ) -> StepSpan:
+        """Append the sampled ids of one step, and the raw text they spell or what makes it. Returns their
+        place."""
         assert completion.token_ids is not None
         start = len(self.prompt)
         self.prompt.extend(completion.token_ids, text)

@@ -7,8 +7,9 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from atropos_agent.config import AgentConfig
 from atropos_agent.errors import (
@@ -189,7 +190,8 @@ class Loop:
         index = span = None
         if completion.token_ids is not None and len(self.tracker.prompt):
             index = self.tracker.sequence_index
-            raw = self.renderer.decode(completion.token_ids) if self.renderer is not None else completion.text
+            decode, ids = None if self.renderer is None else self.renderer.decode, completion.token_ids
+            raw = completion.text if decode is None else partial(decode, ids)
             span = self.tracker.add_completion(number, completion, raw)
         counted = completion.token_ids if completion.token_ids is not None else completion.token_bytes
         self.sampled_tokens += (
@@ -201,7 +203,7 @@ class Loop:
             inside_reasoning=self.renderer is not None and self.renderer.opens_reasoning,
             truncated=completion.finish_reason is FinishReason.LENGTH,
         )
-        calls = tuple(replace(call, uniq_id=f"{number}.{k}") for k, call in enumerate(parsed.calls, 1))
+        calls = tuple([_numbered(call, f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
         self.messages.append({"role": "assistant", "content": completion.text})
         if self.emitter.active:
             data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
@@ -221,16 +223,21 @@ class Loop:
         self.tracker.prompt.messages = self.messages
         request = RequestInfo(self.setting.rollout_id, number)
         started = time.perf_counter()
+        asking = self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
+        try:
+            return await (asking if self.deadline is None else self._before_deadline(asking))
+        finally:
+            self.server_s += time.perf_counter() - started
+
+    async def _before_deadline(self, asking: Coroutine[object, object, Completion]) -> Completion:
         try:
             async with asyncio.timeout_at(self.deadline) as limit:
-                return await self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
+                return await asking
         except TimeoutError:
             if limit.expired():
                 self.wall_time_in = "server"
                 raise _Stop(StopReason.WALL_TIME) from None
             raise
-        finally:
-            self.server_s += time.perf_counter() - started
 
     def _token_limit(self) -> int | None:
         """Tokens this step may sample; stops the rollout where there is room or time for none."""
@@ -327,6 +334,10 @@ class Loop:
         )
         self.notes += bridge.notes
         self.tracker.add_bridge(bridge)
+
+
+def _numbered(call: ToolCall, uniq_id: str) -> ToolCall:
+    return ToolCall(call.name, call.arguments, uniq_id, call.raw_text, call.span)
 
 
 def _is_attempt(parsed: ParsedCompletion) -> bool:

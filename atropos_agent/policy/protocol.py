@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -78,14 +78,14 @@ class Prompt:
         self._ids: TokenIds = np.empty(256, np.int32)
         self._length = 0
         self._encoded = bytearray()
-        self._text: list[str] = []
+        self._text: list[str | Callable[[], str]] = []
 
     def __len__(self) -> int:
         """Tokens so far; 0 where the conversation is kept without ids."""
         return self._length
 
-    def extend(self, ids: TokenIds, text: str = "") -> None:
-        """Append `ids` int32[n] and the text they stand for."""
+    def extend(self, ids: TokenIds, text: str | Callable[[], str] = "") -> None:
+        """Append `ids` int32[n] and the text they stand for, or what makes it when it is asked for."""
         if text:
             self._text.append(text)
         if not len(ids):
@@ -117,9 +117,9 @@ class Prompt:
     @property
     def text(self) -> str:
         """The rendered text so far."""
-        if len(self._text) > 1:
-            self._text = ["".join(self._text)]
-        return self._text[0] if self._text else ""
+        text = "".join([part if isinstance(part, str) else part() for part in self._text])
+        self._text = [text]
+        return text
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 BRIDGE_MISMATCH = "bridge_mismatch"
 REASONING_CLOSED = "reasoning_closed"
 NON_CANONICAL_JOINT = "non_canonical_joint"
+OPENINGS_KEPT = 32
+"""The rollouts of a group begin with the same text; it is encoded once."""
 CHECKED_BELOW_TOKENS = 20_000
 CHECKED_EVERY_TURNS = 16
 _CERTIFICATES: dict[str, Certificate] = {}
@@ -32,7 +35,7 @@ _CERTIFICATES: dict[str, Certificate] = {}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendered:
-    """A conversation with its generation prompt: `ids` int32[n] of `text`."""
+    """A conversation with its generation prompt: `ids` int32[n], read-only, of `text`."""
 
     ids: TokenIds
     text: str
@@ -75,6 +78,7 @@ class Renderer:
         self._key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         self._server_stop_ids: frozenset[int] = frozenset()
         self._reasoning_close = self._tokens.encode("</think>")
+        self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
 
     @classmethod
     def load(
@@ -145,7 +149,12 @@ class Renderer:
         the template's own message where it refuses the conversation.
         """
         text = self._template.text(messages)
-        return Rendered(self._tokens.encode(text), text)
+        return Rendered(self._encoded_once(text), text)
+
+    def _read_only_ids(self, text: str) -> TokenIds:
+        ids = self._tokens.encode(text)
+        ids.flags.writeable = False
+        return ids
 
     def encode(self, text: str) -> TokenIds:
         """Ids of `text`, int32[n], with no special token added."""

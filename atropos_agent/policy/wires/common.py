@@ -118,7 +118,8 @@ def token_ids(value: object, where: str) -> TokenIds:
         ids = np.array(listed)
     except (ValueError, OverflowError):
         raise MalformedReply(f"{where} is not a flat list of integers") from None
-    if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min() < 0 or ids.max() > HIGHEST_ID:
+    # read as unsigned, a negative number is a huge one
+    if ids.dtype != np.int64 or ids.ndim != 1 or ids.view(np.uint64).max() > HIGHEST_ID:
         raise MalformedReply(f"{where} holds something that is not a token id: {_shown(value)}")
     return ids.astype(np.int32)
 
