@@ -17,8 +17,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from atropos_agent.errors import SandboxUnavailable
+from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import memory_file, open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
 from atropos_agent.sandbox.inside import rootfs
@@ -32,6 +33,7 @@ _OLDEST_PYTHON = (3, 11)
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _START_S = 10.0
 _EXIT_S = 5.0
+_LOOK_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +74,39 @@ class BubblewrapLauncher:
 
     async def launch(self) -> SupervisedSandbox:
         """A fresh slot. Raises SandboxUnavailable where it cannot be set up."""
+        info = os.memfd_create("bwrap-info")
+        try:
+            with tempfile.TemporaryFile() as errors:
+                return await self._launch(info, errors)
+        finally:
+            os.close(info)
+
+    async def _launch(self, info: int, errors: IO[bytes]) -> SupervisedSandbox:
         ours, theirs = socket.socketpair()
-        info, told = os.pipe2(os.O_CLOEXEC)
-        with tempfile.TemporaryFile() as errors:
-            try:
-                with theirs:
-                    process = self._start_process(theirs, told, errors.fileno())
-            except BaseException:
-                ours.close()
-                os.close(info)
-                raise
-            finally:
-                os.close(told)
-            slot = self._watch(process)
-            link = await Link.over(ours)
-            try:
-                pid = await _child_pid(info)
-                slot.kill = lambda: _kill(pid)
-                if self._groups is not None:
-                    slot.memory = self._groups.create(self._spec.memory_bytes)
-                    slot.memory.add(pid)
-                await settled(link, configuration(self._spec, watch_memory=self._groups is None))
-            except BaseException as error:
-                link.abandon("the launch failed")
-                process.kill()
-                if not isinstance(error, Exception):
-                    raise
-                errors.seek(0)
-                said = errors.read(2000).decode(errors="replace").strip()
-                raise SandboxUnavailable(said or str(error)) from error
+        try:
+            with theirs:
+                process = self._start_process(theirs, info, errors.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        slot = self._watch(process)
+        link = await Link.over(ours)
+        try:
+            pid = await _child_pid(info, slot)
+            slot.kill = lambda: _kill(pid)
+            if self._groups is not None:
+                slot.memory = self._groups.create(self._spec.memory_bytes)
+                slot.memory.add(pid)
+            await settled(link, configuration(self._spec, watch_memory=self._groups is None))
+        except asyncio.CancelledError:
+            link.abandon("the launch was cancelled")
+            raise
+        except (OSError, SandboxError) as error:
+            link.abandon("the launch failed")
+            slot.end()
+            errors.seek(0)
+            said = errors.read(2000).decode(errors="replace").strip()
+            raise SandboxUnavailable(said or str(error)) from error
         return SupervisedSandbox(link, slot, self._spec, self.isolation)
 
     async def close(self) -> None:
@@ -154,7 +160,6 @@ class BubblewrapLauncher:
         flags += [
             "--hostname",
             "sandbox",
-            "--die-with-parent",
             "--as-pid-1",
             "--cap-drop",
             "ALL",
@@ -187,8 +192,12 @@ class BubblewrapLauncher:
         return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
     def _watch(self, process: subprocess.Popen[bytes]) -> SlotProcess:
-        """Reap bwrap once it ends; it outlives everything in its slot."""
-        slot = SlotProcess(kill=process.kill, groups=self._groups)
+        """Reap bwrap once it ends; it outlives everything in its slot.
+
+        It is not told to die with us, which could strand a half-made child: the supervisor ends by itself
+        when its socket closes, and bwrap with it. By force, the whole process group goes at once.
+        """
+        slot = SlotProcess(kill=lambda: _kill(-process.pid), groups=self._groups)
         self._processes[process.pid] = slot
         loop = asyncio.get_running_loop()
         pidfd = os.pidfd_open(process.pid)
@@ -204,21 +213,20 @@ class BubblewrapLauncher:
         return slot
 
 
-async def _child_pid(info: int) -> int:
-    """The pid of the slot's pid 1, as bwrap tells it. Raises SandboxUnavailable where it says nothing."""
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(info, "rb")
-    )
-    try:
-        async with asyncio.timeout(_START_S):
-            told = await reader.readuntil(b"}")
-        return int(json.loads(told)["child-pid"])
-    except (TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
-        raise SandboxUnavailable("bwrap did not start the slot") from error
-    finally:
-        transport.close()
+async def _child_pid(info: int, slot: SlotProcess) -> int:
+    """The pid of the slot's pid 1, as bwrap writes it before it lets it run.
+
+    Into a file, not a pipe: a trainer's death must not break bwrap off between making that process and
+    releasing it. Raises SandboxUnavailable where nothing is written.
+    """
+    for _ in range(int(_START_S / _LOOK_S)):
+        told = os.pread(info, 4096, 0)
+        if told.rstrip().endswith(b"}"):
+            return int(json.loads(told)["child-pid"])
+        if slot.gone.is_set():
+            break
+        await asyncio.sleep(_LOOK_S)
+    raise SandboxUnavailable("bwrap did not start the slot")
 
 
 def _own_interpreter(uid: int) -> _Interpreter:
@@ -248,5 +256,6 @@ def _open_to_all(path: Path) -> bool:
 
 
 def _kill(pid: int) -> None:
+    """Kill a process, or with a negative number a group."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 9)

@@ -1,7 +1,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -219,3 +222,21 @@ async def test_a_trainer_that_ends_without_closing_leaves_nothing(package_root, 
     family = descendants(driver.pid)
     driver.close()
     assert [pid for pid in family if is_running(pid)] == []
+
+
+@pytest.mark.parametrize("moment_s", [0.03, 0.11, 0.24])
+@pytest.mark.parametrize("backend", ["native", "bubblewrap"])
+def test_a_trainer_killed_while_it_makes_sandboxes_leaves_nothing(package_root, backend, moment_s):
+    script = package_root / "tests/sandbox/churn.py"
+    trainer = subprocess.Popen([sys.executable, script, package_root, backend], stdout=subprocess.PIPE)
+    with trainer:
+        assert trainer.stdout.readline() == b"up\n"
+        time.sleep(moment_s)
+        family = descendants(trainer.pid)
+        trainer.kill()
+    assert family
+    for _ in range(100):
+        if not any(map(is_running, family)):
+            break
+        time.sleep(0.02)
+    assert {command_line(pid) for pid in family if is_running(pid)} == set()
