@@ -1,4 +1,4 @@
-"""A trainer that makes and throws away sandboxes until it is killed. Run as `churn.py PACKAGE_ROOT BACKEND`."""
+"""A trainer that makes and throws away sandboxes until it is killed: `churn.py ROOT BACKEND`."""
 
 import asyncio
 import sys

@@ -230,6 +230,7 @@ def test_a_trainer_killed_while_it_makes_sandboxes_leaves_nothing(package_root, 
     script = package_root / "tests/sandbox/churn.py"
     trainer = subprocess.Popen([sys.executable, script, package_root, backend], stdout=subprocess.PIPE)
     with trainer:
+        assert trainer.stdout is not None
         assert trainer.stdout.readline() == b"up\n"
         time.sleep(moment_s)
         family = descendants(trainer.pid)
