@@ -38,7 +38,7 @@ from atropos_agent.export.redact import redacted
 from atropos_agent.export.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import Json, Rollout, RolloutGroup, ScoredDataGroup
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 GROUPS = "groups.jsonl"
 METRICS = "metrics.jsonl"

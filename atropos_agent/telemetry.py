@@ -49,7 +49,7 @@ class Heartbeat:
         self._logger = logger
         self._what = what
         self._every_s = every_s
-        self.phase = "generating"
+        self.phase: str = "generating"
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 

@@ -171,12 +171,15 @@ class AgentEnv(ABC, Generic[ItemT]):
 
         `index` is the place in the group; with `repetition` it picks the sampling seed.
         """
-        for attempt in range(1, self.config.infrastructure_retries + 2):
+        attempt = 1
+        while True:
             rollout = await self._attempt(item, index, repetition, attempt, listener)
             if rollout.score is not None or rollout.result.error_type in HOPELESS:
-                break
+                return rollout
             logger.warning("rollout %s failed: %s", rollout.id, rollout.result.error)
-        return rollout
+            if attempt > self.config.infrastructure_retries:
+                return rollout
+            attempt += 1
 
     async def collect_group(
         self,

@@ -14,7 +14,7 @@ from atropos_agent.config import DebugSettings
 from atropos_agent.policy.protocol import RequestInfo
 from atropos_agent.telemetry import Heartbeat, debug_logger, redact
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SHOWN_CHARACTERS = 200_000
 
@@ -36,7 +36,7 @@ class RequestDebugger:
     def __init__(self, settings: DebugSettings, secrets: Collection[str]) -> None:
         self.settings = settings
         self._secrets = tuple(secrets)
-        self.is_on = settings.debug_request or settings.debug_response
+        self.is_on: bool = settings.debug_request or settings.debug_response
         self._logger = debug_logger(__name__) if self.is_on else logger
 
     def request(self, url: str, body: bytes, request: RequestInfo) -> None:

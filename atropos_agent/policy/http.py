@@ -19,7 +19,7 @@ from atropos_agent.policy.wires import Asked, WireFormat
 from atropos_agent.telemetry import redact
 from atropos_agent.trajectory import Completion, SamplingParams, Timings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SESSION_HEADER = "X-Session-ID"
 

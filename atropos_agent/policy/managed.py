@@ -31,7 +31,7 @@ from atropos_agent.trajectory import (
     Timings,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 2048
 """Asked for where nothing bounds a completion: some engines stop after 16 tokens otherwise."""

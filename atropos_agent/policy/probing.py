@@ -26,7 +26,7 @@ from atropos_agent.policy.wires import chat as chat_wire
 from atropos_agent.policy.wires.common import Asked, Payload
 from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PROBE_IDS = (1, 2)
 PROBE_TEXT = "Hello"

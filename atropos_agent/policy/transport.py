@@ -23,7 +23,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from atropos_agent.errors import MalformedReply, ServerUnreachable
 from atropos_agent.policy.failures import shown_body
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 FIRST_BACKOFF_S = 0.25

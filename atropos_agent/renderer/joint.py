@@ -34,11 +34,11 @@ class Suffix:
     __slots__ = ("_encoding", "close_ids", "close_text", "ids", "text")
 
     def __init__(self, text: str, close_text: str, tokens: Tokens) -> None:
-        self.text = text
-        self.close_text = close_text
+        self.text: str = text
+        self.close_text: str = close_text
         self._encoding = tokens.encode_located(text)
         self.ids: TokenIds = np.array(self._encoding.ids, np.int32)
-        self.close_ids = 0
+        self.close_ids: int = 0
         while self.close_ids < len(self.ids) and self._span(self.close_ids)[0] < len(close_text):
             self.close_ids += 1
 

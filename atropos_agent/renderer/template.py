@@ -34,7 +34,7 @@ class ChatTemplate:
         special: Mapping[str, str] = tokenizer.special_tokens_map
         frozen = {**special, **json.loads(json.dumps(dict(arguments)))}
         identity = json.dumps([source, frozen], sort_keys=True, default=str)
-        self.digest = hashlib.sha256(identity.encode()).hexdigest()
+        self.digest: str = hashlib.sha256(identity.encode()).hexdigest()
         inputs = {"tools": None, "documents": None, "strftime_now": now.strftime, **frozen}
         self._inputs = {**self._template.globals, **inputs}
         self._parts = not self._shows_content(parts=False) and self._shows_content(parts=True)

@@ -40,15 +40,17 @@ class Tokens:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._byte_level = _is_byte_level(serialised)
-        self.digest = hashlib.sha256(serialised.encode()).hexdigest()
+        self.digest: str = hashlib.sha256(serialised.encode()).hexdigest()
         vocabulary: Mapping[str, int] = self._backend.get_vocab(with_added_tokens=True)
-        self.vocabulary_size = max(vocabulary.values(), default=-1) + 1
-        self.eos_ids = frozenset(eos_ids) | _ids(tokenizer.eos_token_id)
+        self.vocabulary_size: int = max(vocabulary.values(), default=-1) + 1
+        self.eos_ids: frozenset[int] = frozenset(eos_ids) | _ids(tokenizer.eos_token_id)
         self._added: dict[int, AddedToken] = self._backend.get_added_tokens_decoder()
         control = {i: t.content for i, t in self._added.items() if t.special or _looks_like_tag(t.content)}
-        self.control_ids = frozenset(control)
-        self.special_ids = frozenset(i for i, token in self._added.items() if token.special)
-        self.control_tokens = tuple(sorted({*control.values(), *HERMES_TAGS}, key=lambda t: (-len(t), t)))
+        self.control_ids: frozenset[int] = frozenset(control)
+        self.special_ids: frozenset[int] = frozenset(i for i, token in self._added.items() if token.special)
+        self.control_tokens: tuple[str, ...] = tuple(
+            sorted({*control.values(), *HERMES_TAGS}, key=lambda t: (-len(t), t))
+        )
         self._breakable = self.control_ids - _ids(tokenizer.unk_token_id)
 
     def encode(self, text: str) -> TokenIds:

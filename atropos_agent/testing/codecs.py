@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from atropos_agent.trajectory import TokenIds
+
 Ids: TypeAlias = Sequence[int] | NDArray[np.int32]
 
 
@@ -20,7 +22,7 @@ class Codec(Protocol):
         """The ids of `text`, special tokens recognised, none added."""
         ...
 
-    def decode(self, ids: Ids) -> str:
+    def decode(self, ids: TokenIds) -> str:
         """The text of `ids`, special tokens kept."""
         ...
 

@@ -80,7 +80,7 @@ class FakePolicy:
         self._codec: Codec = codec or ByteCodec()
         self._stop_id = stop_id
         self._delay_s = delay_s
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             wire=wire,
             model="fake",
             server="FakePolicy",
@@ -89,7 +89,7 @@ class FakePolicy:
             stop_ids=() if stop_id is None else (stop_id,),
         )
         self.requests: list[FakeRequest] = []
-        self.closed = False
+        self.closed: bool = False
 
     async def probe(self) -> Capabilities:
         """The capabilities given at construction."""

@@ -105,16 +105,16 @@ class FakeServer:
     ) -> None:
         self.script = script
         self.codec: Codec = codec or ByteCodec()
-        self.stop_id = ByteCodec.end_of_turn if codec is None and stop_id is None else stop_id
+        self.stop_id: int | None = ByteCodec.end_of_turn if codec is None and stop_id is None else stop_id
         self.wire = wire
         self.model = model
         self.context_length = context_length
         self.delay_s = delay_s
         self.retry_after_s = retry_after_s
         self.asks: list[FakeAsk] = []
-        self.requests = 0
-        self.connections = 0
-        self.aborted = 0
+        self.requests: int = 0
+        self.connections: int = 0
+        self.aborted: int = 0
         self._processed = logprob_mode is LogprobMode.PROCESSED
         self._record = record
         self._render: Render = render or _plain_render

@@ -11,7 +11,7 @@ class Capture:
         self._tail_size = kept // 2
         self._head = bytearray()
         self._tail = bytearray()
-        self.total = 0
+        self.total: int = 0
 
     def add(self, chunk: bytes) -> None:
         """Append `chunk`; what falls between head and tail is dropped."""

@@ -60,7 +60,7 @@ class TerminalTasks(AgentEnv[Task]):
 
     name: ClassVar[str] = "terminal_tasks"
     config_type: ClassVar[type[EnvConfig]] = TerminalTasksConfig
-    config: TerminalTasksConfig
+    config: TerminalTasksConfig  # pyright: ignore[reportIncompatibleVariableOverride]  it is a config_type
 
     async def setup(self) -> None:
         """Begin the stream at its first item."""
