@@ -1,7 +1,7 @@
 """Measure a model directory on tasks: llama.cpp's server, the real terminal tool, the real sandbox.
 
 Temperature 1 without any truncation of the distribution. A group is `--rollouts` attempts at one task; it is
-mixed if its scores differ. Without --items every family is measured at difficulties 1 to 3.
+mixed if its scores differ. Without --items every family is measured at every difficulty.
 
     python scripts/measure_tiny_policy.py DIR --tasks 8 --json measured.json
     python scripts/measure_tiny_policy.py DIR --items count_lines/1 chores/2 --groups 512
@@ -31,11 +31,11 @@ from atropos_agent.toolset import ToolContext
 from atropos_environments.terminal_tasks.checks import check, score_of
 from atropos_environments.terminal_tasks.generate import families, generate
 from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
-from atropos_environments.terminal_tasks.task import Task
+from atropos_environments.terminal_tasks.task import DIFFICULTIES, Task
 from atropos_tools.terminal import Terminal
 
-MAX_STEPS = 5
-MAX_TOKENS = 160
+MAX_STEPS = 8
+MAX_TOKENS = 256
 CONTEXT_TOKENS = 1536
 SLOTS = 16
 SERVER = """
@@ -185,7 +185,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
 
 def chosen_tasks(items: Sequence[str], per_kind: int, groups: int | None, first_seed: int) -> list[Task]:
     """`per_kind` tasks of each kind, or `groups` tasks that take the kinds in turn."""
-    kinds = items or [f"{family}/{difficulty}" for family in families() for difficulty in (1, 2, 3)]
+    kinds = items or [f"{family}/{difficulty}" for family in families() for difficulty in DIFFICULTIES]
     total = groups or per_kind * len(kinds)
     made = []
     for number in range(total):

@@ -29,6 +29,15 @@ class Example:
     trained: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Dialogues side by side: ids int64[B, T] padded with 0, trained bool[B, T], tokens without padding."""
+
+    ids: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    tokens: int
+
+
 def encode_system(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Ids of the system message."""
     return _encode(tokenizer, f"{TURN_START}system\n{prompt}{TURN_END}\n")
@@ -88,8 +97,8 @@ def read_shard(path: Path) -> list[Example]:
     return [Example(*pair) for pair in zip(ids, trained, strict=True)]
 
 
-def batches(folder: Path, *, size: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Endless batches (ids [size, T] padded with 0, trained [size, T]) of similar length.
+def batches(folder: Path, *, size: int, seed: int) -> Iterator[Batch]:
+    """Endless batches of dialogues of similar length.
 
     Shards are read in order as they appear; when none is left, from the first again.
     """
@@ -104,9 +113,7 @@ def batches(folder: Path, *, size: int, seed: int) -> Iterator[tuple[NDArray[np.
         number += 1
 
 
-def _batches_of(
-    examples: list[Example], size: int, rng: random.Random
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+def _batches_of(examples: list[Example], size: int, rng: random.Random) -> Iterator[Batch]:
     examples.sort(key=lambda example: len(example.ids) + rng.random() * 24)
     groups = [examples[at : at + size] for at in range(0, len(examples) - size + 1, size)]
     rng.shuffle(groups)
@@ -117,4 +124,4 @@ def _batches_of(
         for row, example in enumerate(group):
             ids[row, : len(example.ids)] = example.ids
             trained[row, : len(example.ids)] = example.trained
-        yield ids, trained
+        yield Batch(ids, trained, sum(len(example.ids) for example in group))

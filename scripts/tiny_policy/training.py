@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from scripts.tiny_policy.data import SLIP_SHARE, batches, encode_system, write_shards
+from scripts.tiny_policy.data import SLIP_SHARE, Batch, batches, encode_system, write_shards
 from scripts.tiny_policy.dialogues import dialogue, system_prompts, tasks
 from scripts.tiny_policy.export import save_model
 from scripts.tiny_policy.model import Shape, TinyPolicy
@@ -112,18 +112,18 @@ def _loop(
     progress, recent = Progress(), 0.0
     begun, saved = time.monotonic(), 0.0
     while progress.seconds < plan.seconds:
-        ids, trained = next(stream)
+        batch = next(stream)
         prefix = torch.tensor(encode_system(tokenizer, next(prompts)))
         factor = _set_rate(optimizers, plan, progress)
-        loss = _step(model, hidden, prefix, torch.from_numpy(ids), torch.from_numpy(trained), optimizers)
-        _follow(average, model, min(1 / AVERAGE_STEPS, 1.0) if progress.steps > AVERAGE_STEPS else 0.05)
+        loss = _step(model, hidden, prefix, batch, optimizers)
+        _follow(average, model, 1 / AVERAGE_STEPS if progress.steps > AVERAGE_STEPS else 0.05)
         if progress.steps == 0:
             begun = time.monotonic()
         recent = loss if progress.steps == 0 else 0.98 * recent + 0.02 * loss
         progress.steps += 1
-        progress.dialogues += len(ids)
-        progress.tokens += int((ids != 0).sum())
-        progress.trained_tokens += int(trained.sum())
+        progress.dialogues += len(batch.ids)
+        progress.tokens += batch.tokens
+        progress.trained_tokens += int(batch.trained.sum())
         progress.loss, progress.seconds = recent, time.monotonic() - begun
         if progress.steps % 100 == 0:
             report(
@@ -141,10 +141,10 @@ def _step(
     model: TinyPolicy,
     hidden: Callable[[Tensor, Tensor], Tensor],
     prefix: Tensor,
-    ids: Tensor,
-    trained: Tensor,
+    batch: Batch,
     optimizers: list[torch.optim.Optimizer],
 ) -> float:
+    ids, trained = torch.from_numpy(batch.ids), torch.from_numpy(batch.trained)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.loss(hidden(prefix, ids[:, :-1]), ids, trained)
     loss.backward()
