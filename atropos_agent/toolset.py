@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeAlias, cast
@@ -18,6 +19,9 @@ from atropos_agent.sandbox.protocol import Sandbox
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
 
 MAX_OBSERVATION_CHARS = 16_000
+
+CALL_DEADLINE: ContextVar[float | None] = ContextVar("call_deadline", default=None)
+"""When the present call must be over, in the event loop's time; the agent sets it before each call."""
 
 ExecuteTool: TypeAlias = Callable[[ToolCall], Awaitable[ToolResult]]
 
@@ -191,7 +195,9 @@ def bind(registry: ToolRegistry, context: ToolContext) -> ExecuteTool:
     """The `execute_tool` of one rollout: calls run by `registry` in `context`."""
 
     async def execute_tool(call: ToolCall) -> ToolResult:
-        return await registry.execute(call, context)
+        deadline = CALL_DEADLINE.get()
+        limited = context if deadline is None else ToolContext(context.sandbox, context.rollout_id, deadline)
+        return await registry.execute(call, limited)
 
     return execute_tool
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt
 from atropos_agent.renderer import Bridge, Renderer
 from atropos_agent.trajectory import (
@@ -35,6 +36,7 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
     """
     if renderer is None:
         return completion
+    _require_known(completion, renderer)
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
         text = renderer.decode_completion(completion.token_ids)
         if text == completion.text:
@@ -45,6 +47,15 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
     if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
         return rebuilt
     return _retokenize(completion, renderer)
+
+
+def _require_known(completion: Completion, renderer: Renderer) -> None:
+    ids, size = completion.token_ids, renderer.vocabulary_size
+    if ids is not None and len(ids) and not (ids.min() >= 0 and ids.max() < size):
+        raise MalformedReply(
+            f"the server sampled token ids {ids.min()} to {ids.max()}, the tokenizer knows 0 to {size - 1}; "
+            "is it the tokenizer of this model?"
+        )
 
 
 def _from_bytes(completion: Completion, renderer: Renderer) -> Completion:
@@ -100,7 +111,7 @@ class Tracker:
     __slots__ = ("_finished", "_open", "prompt")
 
     def __init__(self, messages: Sequence[Message], ids: TokenIds | None = None, text: str = "") -> None:
-        self.prompt = Prompt(messages)
+        self.prompt: Prompt = Prompt(messages)
         self._open = _Open()
         self._finished: list[SequenceData] = []
         if ids is not None:

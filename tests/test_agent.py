@@ -36,6 +36,8 @@ class Echo:
         self.seen.append(arguments["text"])
         if arguments["text"] == "hang":
             await asyncio.sleep(60)
+        if arguments["text"] == "nap":
+            await asyncio.sleep(0.25)
         if arguments["text"] == "lost":
             raise SandboxLost("the sandbox is gone")
         return ToolResult(success=True, output=arguments["text"])
@@ -284,3 +286,57 @@ async def test_a_stop_id_that_only_the_server_knows_is_the_end_of_the_turn():
     assert data.token_ids[first.end - 1] == own
     assert data.token_ids[first.end] != STOP
     assert result.metadata["notes"] == {"foreign_close": 1}
+
+
+async def test_a_completion_broken_off_by_the_server_is_no_answer():
+    result = await run([FakeReply("half an ans", FinishReason.OTHER)])
+    assert (result.success, result.error_type, result.num_steps) == (False, "ProviderError", 1)
+
+
+async def test_ids_outside_the_vocabulary_are_refused():
+    wild = FakeReply("hi", token_ids=[RENDERER.vocabulary_size])
+    result = await run([CALL, wild])
+    assert (result.error_type, len(result.trajectory_data.spans)) == ("MalformedReply", 1)
+
+
+async def test_waiting_for_the_server_takes_nothing_from_the_rollouts_own_time():
+    slow = FakeReply(CALL, delay_s=0.25)
+    nap = FakeReply(render_call("echo", {"text": "nap"}), delay_s=0.25)
+    result = await run([slow, nap, "done"], config=AgentConfig(max_wall_time_s=0.6))
+    assert result.stop_reason is StopReason.FINAL_ANSWER
+    assert result.metadata["server_s"] + result.metadata["tool_s"] > 0.6
+
+
+async def test_a_tool_that_raises_through_a_callers_own_executor_is_an_observation():
+    async def broken(call):
+        raise ValueError("no such luck")
+
+    subject, _ = agent([CALL, "done"])
+    result = await subject.run("do it", execute_tool=broken)
+    assert result.success
+    assert "ValueError: no such luck" in result.steps[0].observation
+
+
+async def test_a_tool_knows_when_its_call_must_be_over():
+    class Watch(Echo):
+        async def execute(self, arguments, context):
+            self.left = context.deadline - asyncio.get_running_loop().time()
+            return ToolResult(success=True)
+
+    tool = Watch()
+    await run([CALL, "done"], tool, config=AgentConfig(tool_timeout_s=7))
+    assert 6 < tool.left <= 7
+
+
+async def test_a_single_turn_without_room_says_so():
+    subject, _ = agent([CALL], context_length=3)
+    with pytest.raises(ContextOverflow, match="context_length"):
+        await subject.run_single_turn([{"role": "user", "content": "do it"}])
+
+
+async def test_events_tell_what_was_no_call():
+    events = []
+    subject, _ = agent(["<tool_call>{bad", "done"])
+    await subject.run("do it", listener=events.append)
+    (step,) = [event for event in events if event.type is EventType.STEP_FINISHED]
+    assert step.data["parse_errors"][0].startswith("unclosed")

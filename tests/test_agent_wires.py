@@ -9,10 +9,11 @@ from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings
 from atropos_agent.parser import render_call
 from atropos_agent.policy import HttpPolicy, Wire
+from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeServer, Fault
 from atropos_agent.toolset import ToolRegistry, ToolSchema
 from atropos_agent.trajectory import AgentResult, LogprobProvenance, Provenance, StopReason, ToolResult
-from tests.tokenizers_for_tests import chatml_renderer
+from tests.tokenizers_for_tests import chatml_renderer, tokenizer_for
 
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])
@@ -99,3 +100,41 @@ async def test_a_fault_costs_one_rollout_and_keeps_its_earlier_steps(wire, fault
     assert (good.success, fine.success) == (True, True)
     assert (bad.success, bad.error_type) == (False, error)
     assert (len(bad.trajectory_data.spans), bad.num_steps) == (1, 1)
+
+
+TRIMMING = Renderer(tokenizer_for("trimming"))
+
+
+@pytest.mark.parametrize("wire", [Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.CHAT])
+async def test_a_server_that_rewrites_history_opens_a_sequence_with_the_prompt_it_saw(wire):
+    turns = ["<tool_call>{broken \n\n \n", "done"]
+
+    async with FakeServer(
+        lambda ask: turns[min(ask.turn, 2) - 1],
+        TRIMMING,
+        wire=wire,
+        stop_id=int(TRIMMING.certificate.close_ids[0]),
+        render=lambda messages: TRIMMING.render(messages).text,
+    ) as fake:
+        policy = HttpPolicy(fake.url)
+        result = await AtroposAgent(policy, tokenizer=TRIMMING).run("do it", rollout_id="r")
+        await policy.aclose()
+    first, last = result.sequences
+    assert last.spans[-1].start == result.steps[1].completion.usage_prompt_tokens
+    assert TRIMMING.decode(last.token_ids).startswith(TRIMMING.render(result.prompt_messages).text)
+    assert [span.step_number for sequence in (first, last) for span in sequence.spans] == [1, 2]
+
+
+async def test_logprobs_of_a_prompt_we_do_not_know_are_dropped():
+    def other(messages):
+        return RENDERER.render([{"role": "system", "content": "injected"}, *messages]).text
+
+    script = lambda ask: TURNS[min(ask.turn, 3) - 1]  # noqa: E731
+    async with FakeServer(script, RENDERER, wire=Wire.CHAT_LOGPROBS, stop_id=STOP, render=other) as fake:
+        policy = HttpPolicy(fake.url)
+        result = await AtroposAgent(policy, ToolRegistry([Echo()]), tokenizer=RENDERER).run(
+            "do it", rollout_id="r"
+        )
+        await policy.aclose()
+    assert result.metadata["notes"]["prompt_differs"] == 3
+    assert all(np.isnan(sequence.logprobs).all() for sequence in result.sequences)

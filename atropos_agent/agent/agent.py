@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from atropos_agent.agent.loop import Loop, Setting
+from atropos_agent.agent.loop import Loop, Setting, Stop
 from atropos_agent.config import AgentConfig
+from atropos_agent.errors import ContextOverflow
 from atropos_agent.events import Emitter, EventType, Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
 from atropos_agent.prompts import system_prompt
@@ -38,12 +39,12 @@ class AtroposAgent:
         tokenizer: PreTrainedTokenizerFast | Renderer | None = None,
         execute_tool: ExecuteTool | None = None,
     ) -> None:
-        self.tools = ToolRegistry() if tools is None else tools
-        self.config = config or AgentConfig()
-        self.policy = _as_policy(server)
+        self.tools: ToolRegistry = ToolRegistry() if tools is None else tools
+        self.config: AgentConfig = config or AgentConfig()
+        self.policy: Policy = _as_policy(server)
         tokenizer = tokenizer if tokenizer is not None else getattr(server, "tokenizer", None)
-        self.renderer = _as_renderer(tokenizer)
-        self.execute_tool = execute_tool or bind(self.tools, ToolContext())
+        self.renderer: Renderer | None = _as_renderer(tokenizer)
+        self.execute_tool: ExecuteTool = execute_tool or bind(self.tools, ToolContext())
         self._owns_policy = isinstance(server, str)
 
     async def __aenter__(self) -> Self:
@@ -73,7 +74,7 @@ class AtroposAgent:
         emitter = Emitter(rollout_id, listener)
         setting = self._setting(execute_tool or self.execute_tool, rollout_id, seed)
         emitter.emit(EventType.RUN_STARTED, data={"task": task})
-        result: AgentResult | None = None
+        result = None
         try:
             result = await Loop(setting, messages, emitter).finish()
         finally:
@@ -94,14 +95,18 @@ class AtroposAgent:
     ) -> tuple[str, tuple[ToolResult, ...], SequenceData | None]:
         """One completion for `messages`: its text, the results of its calls, its training sequence.
 
-        Raises what `run` would have recorded (ProviderError, RenderError, SandboxLost).
+        Raises what `run` would have recorded (ProviderError, RenderError, SandboxLost), and ContextOverflow
+        where a limit of the config leaves no room or time for it.
         """
         loop = Loop(self._setting(self.execute_tool), messages, Emitter("", None))
-        await loop.start()
-        turn = await loop.complete(1)
         results: tuple[ToolResult, ...] = ()
-        if execute_tools:
-            results = tuple([await loop.call(1, call) for call in turn.calls])
+        try:
+            await loop.start()
+            turn = await loop.complete(1)
+            if execute_tools:
+                results = tuple([await loop.call(1, call) for call in turn.calls])
+        except Stop as stop:
+            raise ContextOverflow(f"the single turn was stopped by its own limit: {stop.reason}") from None
         sequences = loop.tracker.sequences()
         return turn.completion.text, results, sequences[0] if sequences else None
 

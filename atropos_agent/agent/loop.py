@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from atropos_agent.config import AgentConfig
@@ -16,6 +16,7 @@ from atropos_agent.errors import (
     AtroposAgentError,
     ConfigError,
     ContextOverflow,
+    ProviderError,
     RequestTimeout,
     SandboxLost,
 )
@@ -24,7 +25,7 @@ from atropos_agent.parser import ParsedCompletion, parse, repair_hint
 from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import Renderer
-from atropos_agent.toolset import ExecuteTool
+from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
 from atropos_agent.tracker import Tracker, resolve_tokens
 from atropos_agent.trajectory import (
     HERMES_TAGS,
@@ -33,6 +34,7 @@ from atropos_agent.trajectory import (
     Completion,
     FinishReason,
     Json,
+    LogprobProvenance,
     Message,
     ParseErrorKind,
     SamplingParams,
@@ -50,7 +52,7 @@ def step_seed(seed: int, step_number: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Ends the loop with a reason."""
 
     def __init__(self, reason: StopReason) -> None:
@@ -106,20 +108,26 @@ class Loop:
     """The private state of one rollout."""
 
     def __init__(self, setting: Setting, messages: Sequence[Message], emitter: Emitter) -> None:
-        self.setting, self.config, self.renderer = setting, setting.config, setting.renderer
+        self.setting: Setting = setting
+        self.config: AgentConfig = setting.config
+        self.renderer: Renderer | None = setting.renderer
         self.emitter = emitter
-        self.opening = tuple(messages)
-        self.messages = list(messages)
-        self.tracker = Tracker(self.messages)
+        self.opening: tuple[Message, ...] = tuple(messages)
+        self.messages: list[Message] = list(messages)
+        self.tracker: Tracker = Tracker(self.messages)
         self.capabilities: Capabilities | None = None
         self.steps: list[AgentStep] = []
-        self.final_response = ""
-        self.sampled_tokens = self.tool_calls = self.repairs = 0
-        self.server_s = self.tool_s = 0.0
+        self.final_response: str = ""
+        self.sampled_tokens: int = 0
+        self.tool_calls: int = 0
+        self.repairs: int = 0
+        self.server_s: float = 0.0
+        self.tool_s: float = 0.0
         self.wall_time_in: str | None = None
         self.notes: list[str] = []
-        wall = self.config.max_wall_time_s
-        self.deadline = None if wall is None else asyncio.get_running_loop().time() + wall
+        wall = math.inf if self.config.max_wall_time_s is None else self.config.max_wall_time_s
+        self.server_budget_s: float = wall
+        self.deadline: float = asyncio.get_running_loop().time() + wall
 
     async def finish(self) -> AgentResult:
         """Run to the end and turn whatever ended it into the record."""
@@ -129,7 +137,7 @@ class Loop:
             for number in range(1, self.config.max_steps + 1):
                 await self.step(number)
             reason = StopReason.MAX_STEPS
-        except _Stop as stop:
+        except Stop as stop:
             reason = stop.reason
         except AtroposAgentError as raised:
             error, reason = raised, _reason_of(raised)
@@ -167,7 +175,7 @@ class Loop:
             self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
 
     async def step(self, number: int) -> None:
-        """One turn. Raises _Stop where it is the last one."""
+        """One turn. Raises Stop where it is the last one."""
         self.emitter.emit(EventType.STEP_STARTED, step_number=number)
         turn = await self.complete(number)
         self.final_response = turn.parsed.content
@@ -175,18 +183,18 @@ class Loop:
             self._stop_before_tools(turn)
             for call in turn.calls:
                 if self.config.max_tool_calls is not None and self.tool_calls >= self.config.max_tool_calls:
-                    raise _Stop(StopReason.MAX_TOOL_CALLS)
+                    raise Stop(StopReason.MAX_TOOL_CALLS)
                 turn.results.append(await self.call(number, call))
             self._observe(turn)
         finally:
             self.steps.append(turn.record())
-        self.emitter.emit(EventType.STEP_FINISHED, step_number=number)
+        if self.emitter.active:
+            errors: list[Json] = [f"{error.kind}: {error.detail}" for error in turn.parsed.errors]
+            self.emitter.emit(EventType.STEP_FINISHED, step_number=number, data={"parse_errors": errors})
 
     async def complete(self, number: int) -> _Turn:
         """Ask for one completion, keep its tokens, parse its text."""
-        completion = resolve_tokens(await self._ask(number), self.renderer)
-        if completion.prompt_token_ids is not None:
-            self.tracker.follow_server_prompt(completion.prompt_token_ids)
+        completion = self._with_its_prompt(resolve_tokens(await self._ask(number), self.renderer))
         index = span = None
         if completion.token_ids is not None and len(self.tracker.prompt):
             index = self.tracker.sequence_index
@@ -210,7 +218,35 @@ class Loop:
             self.emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
         return _Turn(number, completion, parsed, calls, index, span)
 
+    def _with_its_prompt(self, completion: Completion) -> Completion:
+        """Hold our prompt against what the server says of the one it rendered itself.
+
+        Its ids are adopted. Where it only counts them and the count is another, history was rewritten: our
+        own fresh rendering is adopted if it has that count; otherwise the logprobs belong to a prompt that
+        we do not know, and are dropped.
+        """
+        if completion.prompt_token_ids is not None:
+            self.tracker.follow_server_prompt(completion.prompt_token_ids)
+            return completion
+        seen, known = completion.usage_prompt_tokens, len(self.tracker.prompt)
+        wire = None if self.capabilities is None else self.capabilities.wire
+        if wire is None or wire.takes_ids or seen is None or not known or seen == known:
+            return completion
+        rendered = None if self.renderer is None or wire.takes_text else self.renderer.render(self.messages)
+        if rendered is not None and len(rendered.ids) == seen:
+            self.tracker.follow_server_prompt(rendered.ids)
+            return replace(completion, notes=(*completion.notes, "prompt_rendered_anew"))
+        return replace(
+            completion,
+            logprobs=None,
+            logprob_provenance=LogprobProvenance.ABSENT,
+            notes=(*completion.notes, "prompt_differs"),
+        )
+
     async def _ask(self, number: int) -> Completion:
+        if asyncio.get_running_loop().time() >= self.deadline:
+            self.wall_time_in = "tool"
+            raise Stop(StopReason.WALL_TIME)
         config = self.config
         sampling = SamplingParams(
             temperature=config.temperature,
@@ -225,56 +261,64 @@ class Loop:
         started = time.perf_counter()
         asking = self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
         try:
-            return await (asking if self.deadline is None else self._before_deadline(asking))
+            return await (asking if math.isinf(self.server_budget_s) else self._within_budget(asking))
         finally:
-            self.server_s += time.perf_counter() - started
+            waited_s = time.perf_counter() - started
+            self.server_s += waited_s
+            self.deadline += waited_s
 
-    async def _before_deadline(self, asking: Coroutine[object, object, Completion]) -> Completion:
+    async def _within_budget(self, asking: Coroutine[object, object, Completion]) -> Completion:
+        limit = asyncio.timeout(max(self.server_budget_s - self.server_s, 0.0))
         try:
-            async with asyncio.timeout_at(self.deadline) as limit:
+            async with limit:
                 return await asking
         except TimeoutError:
             if limit.expired():
                 self.wall_time_in = "server"
-                raise _Stop(StopReason.WALL_TIME) from None
+                raise Stop(StopReason.WALL_TIME) from None
             raise
 
     def _token_limit(self) -> int | None:
-        """Tokens this step may sample; stops the rollout where there is room or time for none."""
+        """Tokens this step may sample; stops the rollout where there is room for none.
+
+        The context is only reckoned with where the prompt goes out as we know it.
+        """
         config = self.config
-        if self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline:
-            self.wall_time_in = "tool"
-            raise _Stop(StopReason.WALL_TIME)
         limits = [config.max_tokens] if config.max_tokens is not None else []
         if config.max_total_tokens is not None:
             if self.sampled_tokens >= config.max_total_tokens:
-                raise _Stop(StopReason.MAX_TOKENS)
+                raise Stop(StopReason.MAX_TOKENS)
             limits.append(config.max_total_tokens - self.sampled_tokens)
-        served = None if self.capabilities is None else self.capabilities.context_length
-        contexts = [served, config.max_context_tokens]
+        served, contexts = self.capabilities, [config.max_context_tokens]
+        if served is not None and served.wire.takes_ids:
+            contexts.append(served.context_length)
         for context in (known for known in contexts if known is not None):
             if len(self.tracker.prompt) >= context:
-                raise _Stop(StopReason.CONTEXT_LENGTH)
+                raise Stop(StopReason.CONTEXT_LENGTH)
             limits.append(context - len(self.tracker.prompt))
         return min(limits, default=None)
 
     def _stop_before_tools(self, turn: _Turn) -> None:
         """Decide whether this completion ends the rollout. Tools of a last step would run for nobody."""
         truncated = turn.completion.finish_reason is FinishReason.LENGTH
+        if turn.completion.finish_reason is FinishReason.OTHER and not turn.calls:
+            raise ProviderError(
+                "the server broke the completion off: neither an end of turn nor a length limit"
+            )
         if not turn.calls:
             if not _is_attempt(turn.parsed):
-                raise _Stop(self._truncation() if truncated else StopReason.FINAL_ANSWER)
+                raise Stop(self._truncation() if truncated else StopReason.FINAL_ANSWER)
             self.repairs += 1
             if self.repairs > self.config.max_repairs:
-                raise _Stop(StopReason.INVALID_CALLS)
+                raise Stop(StopReason.INVALID_CALLS)
         if turn.number == self.config.max_steps:
-            raise _Stop(StopReason.MAX_STEPS)
+            raise Stop(StopReason.MAX_STEPS)
 
     def _truncation(self) -> StopReason:
         """Which limit cut the last completion: the step's own, or one of the whole rollout."""
         try:
             self._token_limit()
-        except _Stop as stop:
+        except Stop as stop:
             return stop.reason
         return StopReason.TRUNCATED
 
@@ -300,18 +344,21 @@ class Loop:
 
     async def _within_limits(self, call: ToolCall) -> ToolResult:
         own = asyncio.get_running_loop().time() + self.config.tool_timeout_s
-        last = math.inf if self.deadline is None else self.deadline + TOOL_GRACE_S
+        limit = min(own, self.deadline)
+        CALL_DEADLINE.set(limit)
+        scope = asyncio.timeout_at(limit + TOOL_GRACE_S)
         try:
-            async with asyncio.timeout_at(min(own, last)) as scope:
+            async with scope:
                 return await self.setting.execute_tool(call)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        if last < own:
+        except SandboxLost:
+            raise
+        except Exception as error:  # the boundary to a caller's own `execute_tool`
+            if not (isinstance(error, TimeoutError) and scope.expired()):
+                return failure(f"Tool execution error: {type(error).__name__}: {error}")
+        if self.deadline < own:
             self.wall_time_in = "tool"
-            raise _Stop(StopReason.WALL_TIME)
-        error = f"{call.name} did not return within {self.config.tool_timeout_s:g} s"
-        return ToolResult(success=False, error=error, uniq_id=call.uniq_id)
+            raise Stop(StopReason.WALL_TIME)
+        return failure(f"{call.name} did not return within {self.config.tool_timeout_s:g} s")
 
     def _observe(self, turn: _Turn) -> None:
         """Answer the step with one user message; append what the template puts around it to the tokens."""

@@ -48,6 +48,8 @@ class AgentConfig(BaseModel):
     max_context_tokens: int | None = Field(default=None, gt=0)
     """Prompt and completion together; the server's own context length bounds it too."""
     max_wall_time_s: float | None = Field(default=None, gt=0)
+    """Held against the rollout's own time and, apart, against its waiting for the server; only the first is
+    the policy's doing."""
     tool_timeout_s: float = Field(default=120.0, gt=0)
     """One call; after it the policy reads that the call timed out."""
     tool_delay_s: float = Field(default=0.0, ge=0)

@@ -289,9 +289,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             task = self.build_task(item)
         if self._print_task:
             debug_logger(__name__).info("task of %s: %s", rollout_id, task)
-        wall = self.agent_config.max_wall_time_s
-        deadline = None if wall is None else asyncio.get_running_loop().time() + wall
-        context = ToolContext(sandbox=sandbox, rollout_id=rollout_id, deadline=deadline)
+        context = ToolContext(sandbox=sandbox, rollout_id=rollout_id)
         result = await self.agent.run(
             task,
             execute_tool=bind(self.tools, context),

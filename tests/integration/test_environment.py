@@ -139,3 +139,14 @@ async def test_what_is_wrong_in_the_env_section_is_located():
     with pytest.raises(ConfigError, match=r"env\.famlies: unknown key"):
         async with open_environment(config):
             pass
+
+
+async def test_a_call_that_takes_too_long_leaves_the_sandbox_whole():
+    def impatient(messages, step):
+        commands = {1: "printf t > answer.txt; sleep 30", 2: "printf ac >> answer.txt"}
+        return render_call("terminal", {"command": commands[step]}) if step in commands else "done"
+
+    async with spelling(impatient, tool_timeout_s=0.5) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.result.stop_reason, rollout.score) == (StopReason.FINAL_ANSWER, 1.0)
+    assert "timed out" in rollout.result.steps[0].observation
