@@ -123,7 +123,7 @@ class EmbeddedPolicy:
         self._context_per_slot = context_per_slot
         self._threads = threads
         self._debug = debug_settings(debug)
-        self._starting = asyncio.Lock()
+        self._starting = asyncio.Lock()  # renewed by `aclose`: a lock belongs to the loop that waited for it
         self._server: EmbeddedServer | None = None
         self._http: HttpPolicy | None = None
 
@@ -160,7 +160,8 @@ class EmbeddedPolicy:
             raise ServerUnreachable(f"{obituary} ({error})") from None
 
     async def aclose(self) -> None:
-        """Stop the server for certain. Idempotent."""
+        """Stop the server for certain. Idempotent; the next request starts another."""
+        self._starting = asyncio.Lock()
         http, self._http = self._http, None
         server, self._server = self._server, None
         if http is not None:

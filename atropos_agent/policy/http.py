@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, ProviderError
@@ -22,6 +22,7 @@ from atropos_agent.trajectory import Completion, SamplingParams, Timings
 logger: logging.Logger = logging.getLogger(__name__)
 
 SESSION_HEADER = "X-Session-ID"
+"""Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 
 
 class HttpPolicy:
@@ -30,7 +31,7 @@ class HttpPolicy:
     `model` may be None where the server serves exactly one. `wire` forces a request shape that is found out
     otherwise. `max_concurrency` requests are in flight at most; the rest wait here without a time limit.
     `request_timeout_s` bounds one exchange, retries included, once it has its place. `debug` defaults to
-    the environment variables, read here. Belongs to the event loop that first used it.
+    the environment variables, read here. Belongs to the event loop that first used it, until `aclose`.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class HttpPolicy:
         self._secrets = secrets
         self._settings = settings
         self._debugger = RequestDebugger(settings, secrets)
-        self._slots = asyncio.Semaphore(max_concurrency)
-        self._probing = asyncio.Lock()
+        self._max_concurrency = max_concurrency
+        self._reset()
         self._found: tuple[WireFormat, Capabilities] | None = None
 
     async def __aenter__(self) -> HttpPolicy:
@@ -102,8 +103,14 @@ class HttpPolicy:
             raise self._explained(error, url, request) from None
 
     async def aclose(self) -> None:
-        """Close the connections. Idempotent."""
+        """Close the connections. Idempotent; the next request, in whatever event loop, opens new ones."""
         await self._transport.aclose()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Locks that no event loop has used."""
+        self._slots = asyncio.Semaphore(self._max_concurrency)
+        self._probing = asyncio.Lock()
 
     async def _capable(self) -> tuple[WireFormat, Capabilities]:
         async with self._probing:
@@ -111,13 +118,13 @@ class HttpPolicy:
                 try:
                     self._found = await probe(self._transport, self._model, self._wire)
                 except ProviderError as error:
-                    raise self._explained(error, self._transport.origin, ANONYMOUS) from None
+                    raise self._named(error, self._transport.origin) from None
                 logger.info("%s: %s", self._transport.origin, self._found[1])
             return self._found
 
     async def _exchange(self, path: str, body: bytes, request: RequestInfo) -> Reply:
         url = self._transport.origin + path
-        headers = {SESSION_HEADER: request.rollout_id} if request.rollout_id else None
+        headers = {SESSION_HEADER: quote(request.rollout_id, safe="/#")} if request.rollout_id else None
         if self._debugger.is_on:
             self._debugger.request(url, body, request)
         reply = await within(self._timeout_s, self._transport.send("POST", path, body, headers), url)
@@ -126,12 +133,15 @@ class HttpPolicy:
         return reply
 
     def _explained(self, error: ProviderError, url: str, request: RequestInfo) -> ProviderError:
-        """The same kind of error with the URL, without secrets, logged once."""
+        """The named error of one step, logged once."""
+        named = self._named(error, url)
+        logger.warning("step %d of rollout %s: %s", request.step_number, request.rollout_id or "-", named)
+        return named
+
+    def _named(self, error: ProviderError, url: str) -> ProviderError:
+        """The same kind of error with the URL, without secrets."""
         text = str(error)
-        named = text if url in text else f"{url}: {text}"
-        safe = redact(named, self._secrets)
-        logger.warning("step %d of rollout %s: %s", request.step_number, request.rollout_id or "-", safe)
-        return type(error)(safe)
+        return type(error)(redact(text if url in text else f"{url}: {text}", self._secrets))
 
     def _what(self, wire_format: WireFormat, request: RequestInfo) -> str:
         if self._settings.wait_every_s is None:

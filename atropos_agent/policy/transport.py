@@ -59,7 +59,7 @@ class _AttemptError(Exception):
 
 
 class Transport:
-    """Sends requests to one server. Lives in the event loop that first used it.
+    """Sends requests to one server. Lives in the event loop that first used it, until `aclose`.
 
     `origin` is scheme, host and port; `headers` go with every request.
     """
@@ -133,8 +133,8 @@ class Transport:
         return await retrying(replayed)
 
     async def aclose(self) -> None:
-        """Close all connections. Idempotent."""
-        wire, self._wire = self._wire, None
+        """Close all connections. Idempotent; the next request may come from another event loop."""
+        wire, self._wire, self._loop = self._wire, None, None
         if wire is not None:
             await wire.aclose()
 
@@ -144,7 +144,8 @@ class Transport:
             self._loop = loop
         if self._loop is not loop:
             raise RuntimeError(
-                f"the policy for {self.origin} belongs to another event loop; build one policy per loop"
+                f"the policy for {self.origin} belongs to another event loop; "
+                "close it there first, or build one policy per loop"
             )
         if self._wire is None:
             secure = self.origin.startswith("https:")

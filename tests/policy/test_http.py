@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import time
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -322,19 +323,39 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch, prompt):
         assert (await policy.complete(prompt, SAMPLING)).text == "ok"
 
 
-def test_a_second_event_loop_is_refused_in_words():
+def test_a_second_event_loop_is_refused_in_words_until_the_policy_is_closed():
     policy = HttpPolicy(f"http://127.0.0.1:{free_port()}", max_attempts=1)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        with pytest.raises(ServerUnreachable):
+            first.run(policy.probe())
+        with pytest.raises(RuntimeError, match="another event loop"):
+            second.run(policy.probe())
+        first.run(policy.aclose())
+        with pytest.raises(ServerUnreachable):
+            second.run(policy.probe())
+        second.run(policy.aclose())
 
-    async def use() -> None:
-        try:
-            await policy.probe()
-        finally:
-            await policy.aclose()
 
-    with pytest.raises(ServerUnreachable):
-        asyncio.run(use())
-    with pytest.raises(RuntimeError, match="another event loop"):
-        asyncio.run(use())
+def test_a_closed_policy_serves_the_next_event_loop_under_contention(prompt):
+    port = free_port()
+    policy = HttpPolicy(f"http://127.0.0.1:{port}", max_concurrency=1)
+
+    async def use() -> int:
+        server = FakeServer(answers("ok"))
+        await server.start(port)
+        async with policy:
+            done = await asyncio.gather(*(policy.complete(prompt, SAMPLING) for _ in range(4)))
+        await server.aclose()
+        return len(done)
+
+    assert [asyncio.run(use()), asyncio.run(use())] == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["größe/1#0.0", "two\r\nlines: 1", "item 7"])
+async def test_any_rollout_id_fits_into_the_session_header(name, prompt):
+    async with FakeServer(answers("ok")) as server, HttpPolicy(server.url) as policy:
+        await policy.complete(prompt, SAMPLING, request=RequestInfo(name, 1))
+        assert unquote(server.asks[-1].session) == name
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http:///v1"])
@@ -354,3 +375,10 @@ async def test_a_growing_prompt_is_sent_whole_each_time():
             [0, 300, 1, 301],
             [0, 300, 1, 301, 2, 302],
         ]
+
+
+async def test_a_failed_probe_is_raised_and_not_logged_as_a_step(caplog):
+    async with HttpPolicy(f"http://127.0.0.1:{free_port()}", max_attempts=1) as policy:
+        with pytest.raises(ServerUnreachable, match="cannot reach"):
+            await policy.probe()
+    assert "cannot reach" not in caplog.text
