@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atropos_agent.config import DebugSettings
-from atropos_agent.policy.debugging import debug_settings, heartbeat
+from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
@@ -59,6 +59,7 @@ class CallablePolicy:
     ) -> None:
         self._generate = generate
         self._debug = debug_settings(debug)
+        self._debugger = RequestDebugger(self._debug, ())
         self._capabilities = Capabilities(
             wire=Wire.IN_PROCESS,
             model=model,
@@ -78,13 +79,27 @@ class CallablePolicy:
         """One completion. Raises MalformedReply for counts or numbers that cannot be; RequestTimeout."""
         started = time.perf_counter()
         what = f"{self._capabilities.model} step {request.step_number} {request.rollout_id}"
+        if self._debugger.is_on:
+            self._debugger.call(self._capabilities.model, self._asked(prompt, sampling), request)
         with heartbeat(self._debug, what):
             answer = self._generate(prompt.ids, sampling)
             generated = await within(self._debug.chat_timeout_s, answer, what)
+        if self._debugger.is_on:
+            self._debugger.answer(self._capabilities.model, generated._asdict())
         return self._checked(generated, prompt, sampling, Timings(request_s=time.perf_counter() - started))
 
     async def aclose(self) -> None:
         """Nothing of ours to release: the engine belongs to the caller."""
+
+    def _asked(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
+        """What the engine is asked for, as a server would be."""
+        asked = common.openai_sampling(sampling, extended=True)
+        return {
+            "model": self._capabilities.model,
+            "prompt": prompt.ids.tolist(),
+            "max_tokens": sampling.max_tokens,
+            **asked,
+        }
 
     def _checked(
         self, generated: Generated, prompt: Prompt, sampling: SamplingParams, timings: Timings

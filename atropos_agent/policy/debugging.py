@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import orjson
 
@@ -17,6 +17,7 @@ from atropos_agent.telemetry import Heartbeat, debug_logger, redact
 logger: logging.Logger = logging.getLogger(__name__)
 
 SHOWN_CHARACTERS = 200_000
+ID_KEYS = ("prompt", "input_ids")
 
 
 def debug_settings(given: DebugSettings | None) -> DebugSettings:
@@ -53,12 +54,22 @@ class RequestDebugger:
             payload.get("max_tokens", payload.get("n_predict")),
             payload.get("temperature"),
             len(payload["messages"]) if "messages" in payload else None,
-            len(payload["prompt"]) if isinstance(payload.get("prompt"), list) else None,
+            next((len(ids) for key in ID_KEYS if isinstance(ids := payload.get(key), list)), None),
         )
         if self.settings.debug_request_full:
             self._logger.info("request body: %s", self._shown(body))
         if self.settings.request_save_dir is not None:
             self._save(body, request)
+
+    def call(self, what: str, asked: Mapping[str, object], request: RequestInfo) -> None:
+        """The same for a call of an object in this process: `asked` are its arguments."""
+        self.request(what, _encoded(asked), request)
+
+    def answer(self, what: str, answer: object) -> None:
+        """Show what such a call returned."""
+        if self.settings.debug_response:
+            shown = self._shown(_encoded(answer))
+            self._logger.info("response %s %s: %s", what, type(answer).__name__, shown)
 
     def response(self, url: str, status: int, body: bytes) -> None:
         """Show one answer, where asked for."""
@@ -87,3 +98,19 @@ class RequestDebugger:
         if len(text) > SHOWN_CHARACTERS:
             return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
         return text
+
+
+def _encoded(value: object) -> bytes:
+    """`value` as JSON; foreign objects by what they dump or hold, else by their repr."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, default=_plain, option=options)
+
+
+def _plain(value: object) -> object:
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump()
+    try:
+        return dict(vars(value))
+    except TypeError:
+        return repr(value)

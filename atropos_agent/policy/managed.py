@@ -16,7 +16,7 @@ import numpy as np
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, MalformedReply, ProviderError
-from atropos_agent.policy.debugging import debug_settings, heartbeat
+from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.managed_nodes import new_node, read_node
@@ -56,6 +56,7 @@ class ManagedPolicy:
     def __init__(self, server: AtroposServer, *, debug: DebugSettings | None = None) -> None:
         self._server = server
         self._debug = debug_settings(debug)
+        self._debugger = RequestDebugger(self._debug, _secrets(server))
         self._direct = _direct_policy(server, self._debug) if self._debug.bypass_managed_server else None
         self._found: Capabilities | None = None
 
@@ -74,23 +75,38 @@ class ManagedPolicy:
         """One completion. Raises ProviderError, also for placeholder tokens; RequestTimeout."""
         if self._direct is not None:
             return await self._direct.complete(prompt, sampling, request=request)
-        wire = (await self.probe()).wire
         what = f"{type(self._server).__name__} step {request.step_number} {request.rollout_id}"
         with heartbeat(self._debug, what):
-            asking = self._by_ids if wire is Wire.IN_PROCESS else self._by_chat
-            return await within(self._debug.chat_timeout_s, asking(prompt, sampling), what)
+            return await within(self._debug.chat_timeout_s, self._asked(prompt, sampling, request), what)
 
     async def aclose(self) -> None:
         """Close what is ours: the direct connection of a bypass."""
         if self._direct is not None:
             await self._direct.aclose()
 
+    async def _asked(self, prompt: Prompt, sampling: SamplingParams, request: RequestInfo) -> Completion:
+        wire = (await self.probe()).wire
+        asking = self._by_ids if wire is Wire.IN_PROCESS else self._by_chat
+        return await asking(prompt, sampling, request)
+
+    async def _call(
+        self, ask: Callable[..., Awaitable[object]] | None, asked: dict[str, object], request: RequestInfo
+    ) -> object:
+        """The answer of somebody else's code, shown where asked for."""
+        if not self._debugger.is_on:
+            return await _foreign(ask, asked)
+        name = type(self._server).__name__
+        self._debugger.call(name, {"model": _model(self._server), **asked}, request)
+        answer = await _foreign(ask, asked)
+        self._debugger.answer(name, answer)
+        return answer
+
     async def _wire(self) -> Wire:
         if hasattr(self._server, "tokens_and_logprobs_completion"):
             prompt = Prompt()
             prompt.extend(np.array(PROBE_IDS, np.int32))
             try:
-                await self._by_ids(prompt, SamplingParams(max_tokens=1))
+                await self._by_ids(prompt, SamplingParams(max_tokens=1), ANONYMOUS)
             except ProviderError as error:
                 logger.warning("%s gives no ids: %s", type(self._server).__name__, error)
             else:
@@ -98,7 +114,7 @@ class ManagedPolicy:
         tracks = hasattr(self._server, "managed_server") or hasattr(self._server, "get_state")
         return Wire.CHAT_IDS if tracks else Wire.CHAT
 
-    async def _by_ids(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+    async def _by_ids(self, prompt: Prompt, sampling: SamplingParams, request: RequestInfo) -> Completion:
         started = time.perf_counter()
         ask = getattr(self._server, "tokens_and_logprobs_completion", None)
         asked = {
@@ -106,7 +122,7 @@ class ManagedPolicy:
             "prompt": prompt.text,
             **_sampling(sampling, extended=True),
         }
-        answer = await _foreign(ask, asked)
+        answer = await self._call(ask, asked, request)
         if not isinstance(answer, tuple) or len(answer) != 4 or not all(answer[1:]):
             raise MalformedReply(f"tokens_and_logprobs_completion returned {answer!r:.80}")
         prompt_ids = common.token_ids([*answer[0]], "prompt_tokens")
@@ -134,12 +150,12 @@ class ManagedPolicy:
             model=_model(self._server),
         )
 
-    async def _by_chat(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+    async def _by_chat(self, prompt: Prompt, sampling: SamplingParams, request: RequestInfo) -> Completion:
         started = time.perf_counter()
         asked = {"messages": list(prompt.messages), **_sampling(sampling, extended=False)}
         async with self._session() as session:
             before = _nodes(session)
-            answer = await _foreign(session.chat_completion, asked)
+            answer = await self._call(session.chat_completion, asked, request)
             text, reason, notes = _message(answer)
             plain = Completion(
                 text=text,
@@ -219,6 +235,14 @@ def _model(server: object) -> str:
                 return found
     first = next(iter(getattr(server, "servers", None) or ()), None)
     return "" if first is None else _model(first)
+
+
+def _secrets(server: object) -> list[str]:
+    """The keys a server object and its endpoints carry, which no log may show."""
+    first = next(iter(getattr(server, "servers", None) or ()), None)
+    owners = (server, getattr(server, "config", None), first, getattr(first, "config", None))
+    keys = [getattr(owner, "api_key", None) for owner in owners]
+    return [key for key in keys if isinstance(key, str)]
 
 
 def _direct_policy(server: object, debug: DebugSettings) -> HttpPolicy:
