@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
+from atropos_agent import errors
 from atropos_agent.config import CollectConfig, RunConfig
 from atropos_agent.environment import AgentEnv, Item
 from atropos_agent.errors import ProviderError, RecordError
@@ -92,7 +93,8 @@ class Progress:
         """One line of `metrics.jsonl`."""
         return {
             "time": time.time(),
-            "groups_done": self.groups_done + self.groups_resumed,
+            "groups_done": self.groups_done,
+            "groups_resumed": self.groups_resumed,
             "groups_mixed": self.groups_mixed,
             "groups_failed": self.groups_failed,
             "rollouts_done": self.rollouts_done,
@@ -181,6 +183,8 @@ class Collector(Generic[ItemT]):
             self.progress.count(rollout)
             if rollout.score is not None:
                 await self._write(self.log.add_rollout, item.id, repetition, rollout)
+            else:
+                await self._write(self.log.add_metrics, _failure(rollout))
 
         group = await self.env.collect_group(item, repetition=repetition, known=known, on_rollout=keep)
         if self.env.is_complete(group):
@@ -209,18 +213,31 @@ class Collector(Generic[ItemT]):
         self._failed_in_a_row += 1
         logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
         if self._failed_in_a_row >= FAILED_GROUPS_TO_STOP:
-            raise ProviderError(
-                f"{self._failed_in_a_row} groups in a row failed, the last with "
-                f"{failed[0].error_type}: {failed[0].error}"
-            )
+            kind = getattr(errors, failed[0].error_type or "", ProviderError)
+            raise kind(f"{self._failed_in_a_row} groups in a row failed, the last with: {failed[0].error}")
+
+
+def _failure(rollout: Rollout) -> dict[str, Json]:
+    """What `metrics.jsonl` keeps of a rollout that could not be scored."""
+    result = rollout.result
+    return {
+        "time": time.time(),
+        "failed": rollout.id,
+        "attempts": rollout.attempts,
+        "stop_reason": result.stop_reason.value,
+        "steps": result.num_steps,
+        "error_type": result.error_type,
+        "error": result.error,
+    }
 
 
 def manifest(config: RunConfig, model: str) -> dict[str, Json]:
     """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match."""
     resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
+    delivery = ("on_branch", "truncated", "allow_raw_logprobs", "min_group_size", "infrastructure_retries")
     identity = {
         "environment": config.environment,
-        "env": resolved["env"],
+        "env": {key: value for key, value in resolved["env"].items() if key not in delivery},
         "agent": resolved["agent"],
         "model": model,
         "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},

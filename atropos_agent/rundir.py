@@ -34,7 +34,7 @@ from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.export.durable import append_line, cut_torn_end, read_lines, sync_directory, write_whole
 from atropos_agent.export.jsonl import encode_line
 from atropos_agent.export.record import rollout_from_json, rollout_to_json
-from atropos_agent.export.redact import redacted
+from atropos_agent.export.redact import REDACTED, redacted
 from atropos_agent.export.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import Json, Rollout, RolloutGroup, ScoredDataGroup
 
@@ -317,6 +317,8 @@ def _require_unused(path: Path) -> None:
 
 def _require_identity(path: Path, stored: Mapping[str, Json], given: Mapping[str, Json]) -> None:
     """Compare what must not change between a run and its resume, key by key."""
+    if REDACTED in str(_identity(given)):
+        raise RunDirectoryError(f"{path} was recorded without its secrets ({REDACTED}); give them again")
     before, after = _identity(stored), _identity(redacted(given))
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if changed:

@@ -187,7 +187,7 @@ class ToolRegistry:
             error=error,
             metadata=metadata,
             uniq_id=result.uniq_id or call.uniq_id,
-            details=result.details,
+            details=_recordable(result.details),
         )
 
 
@@ -218,6 +218,17 @@ def bound_text(text: str, max_chars: int) -> str:
 
 def _cut_line(count: int) -> str:
     return f"\n[... {count} characters cut ...]\n"
+
+
+def _recordable(details: Mapping[str, Json]) -> Mapping[str, Json]:
+    """`details` if it is JSON, as its type says; a note otherwise, because the record must be writable."""
+    if not details:
+        return details
+    try:
+        json.dumps(details)
+    except (TypeError, ValueError) as error:
+        return {"omitted": f"no JSON: {error}"}
+    return details
 
 
 def _encodable(text: str) -> str:

@@ -52,7 +52,6 @@ class StopReason(StrEnum):
     SANDBOX_LOST = "sandbox_lost"
     WALL_TIME = "wall_time"
     REQUEST_TIMEOUT = "request_timeout"
-    CANCELLED = "cancelled"
     ERROR = "error"
 
 

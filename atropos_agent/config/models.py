@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 
 def _seconds(value: object) -> object:
@@ -112,6 +121,13 @@ class EnvConfig(BaseModel):
     max_observation_chars: int = Field(default=16_000, ge=200)
     """What one call may tell the policy; head and tail are kept."""
     infrastructure_retries: int = Field(default=2, ge=0)
+
+    @model_validator(mode="after")
+    def _smaller_than_the_group(self) -> Self:
+        if self.min_group_size is not None and self.min_group_size > self.group_size:
+            raise ValueError(f"min_group_size {self.min_group_size} is above group_size {self.group_size}")
+        return self
+
     on_branch: Literal["refuse", "last", "drop"] = "refuse"
     truncated: Literal["mask", "score", "drop"] = "mask"
     allow_raw_logprobs: bool = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
@@ -24,11 +24,11 @@ from atropos_agent.environment.contract import (
     rollout_seed,
     sandbox_spec,
     task_errors,
+    unusable,
 )
 from atropos_agent.errors import (
     AtroposAgentError,
     ConfigError,
-    SandboxError,
     SandboxLost,
     TaskError,
     ToolError,
@@ -87,6 +87,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         self._pool = SandboxPool(
             self.sandbox_config.backend, sandbox_spec(self.sandbox_config), self.sandbox_config.slots
         )
+        self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -165,12 +166,19 @@ class AgentEnv(ABC, Generic[ItemT]):
         raise TaskError(f"{self.name} ships no reference solutions")
 
     async def rollout(
-        self, item: ItemT, *, index: int = 0, repetition: int = 0, listener: Listener | None = None
+        self,
+        item: ItemT,
+        *,
+        index: int = 0,
+        repetition: int | None = None,
+        listener: Listener | None = None,
     ) -> Rollout:
         """One scored attempt at `item`. Infrastructure failures are tried again, then returned unscored.
 
-        `index` is the place in the group; with `repetition` it picks the sampling seed.
+        `index` is the place in the group; with `repetition` it names the rollout and picks its sampling
+        seed. Without a repetition each call for the same item is a new one.
         """
+        repetition = self._repetition(item) if repetition is None else repetition
         attempt = 1
         while True:
             rollout = await self._attempt(item, index, repetition, attempt, listener)
@@ -186,25 +194,31 @@ class AgentEnv(ABC, Generic[ItemT]):
         item: ItemT,
         n: int | None = None,
         *,
-        repetition: int = 0,
+        repetition: int | None = None,
         known: Sequence[Rollout] = (),
         on_rollout: Callable[[Rollout], Awaitable[None]] | None = None,
     ) -> RolloutGroup:
         """`n` rollouts of `item` (default: the group size). Those in `known` are taken over, not repeated;
         each new one is handed to `on_rollout` as soon as it is finished."""
         done = {rollout.index: rollout for rollout in known}
+        pass_number = self._repetition(item) if repetition is None else repetition
 
         async def one(index: int) -> Rollout:
             if index in done:
                 return done[index]
-            rollout = await self.rollout(item, index=index, repetition=repetition)
+            rollout = await self.rollout(item, index=index, repetition=pass_number)
             if on_rollout is not None:
                 await on_rollout(rollout)
             return rollout
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(index)) for index in range(n or self.config.group_size)]
-        return RolloutGroup(item.id, repetition, tuple(task.result() for task in tasks))
+        return RolloutGroup(item.id, pass_number, tuple(task.result() for task in tasks))
+
+    def _repetition(self, item: ItemT) -> int:
+        """How often `item` was asked for before, where the caller does not count himself."""
+        self._asked[item.id] += 1
+        return self._asked[item.id] - 1
 
     def is_complete(self, group: RolloutGroup) -> bool:
         """True where enough rollouts of the group are scored for it to be delivered."""
@@ -264,7 +278,8 @@ class AgentEnv(ABC, Generic[ItemT]):
         try:
             async with self._pool.acquire() as sandbox:
                 seed = rollout_seed(self.config.seed, rollout_id, attempt)
-                result, score = await self._run_in(sandbox, item, rollout_id, seed, listener)
+                run_id = rollout_id if attempt == 1 else f"{rollout_id}~{attempt}"
+                result, score = await self._run_in(sandbox, item, run_id, seed, listener)
         except AtroposAgentError as error:
             result, score = failed(error), None
         return Rollout(
@@ -282,18 +297,18 @@ class AgentEnv(ABC, Generic[ItemT]):
         )
 
     async def _run_in(
-        self, sandbox: Sandbox, item: ItemT, rollout_id: str, seed: int, listener: Listener | None
+        self, sandbox: Sandbox, item: ItemT, run_id: str, seed: int, listener: Listener | None
     ) -> tuple[AgentResult, Score | None]:
         with task_errors(f"workspace of {item.id}"):
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
             task = self.build_task(item)
         if self._print_task:
-            debug_logger(__name__).info("task of %s: %s", rollout_id, task)
-        context = ToolContext(sandbox=sandbox, rollout_id=rollout_id)
+            debug_logger(__name__).info("task of %s: %s", run_id, task)
+        context = ToolContext(sandbox=sandbox, rollout_id=run_id)
         result = await self.agent.run(
             task,
             execute_tool=bind(self.tools, context),
-            rollout_id=rollout_id,
+            rollout_id=run_id,
             seed=seed,
             listener=listener,
         )
@@ -303,7 +318,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             return result, Score(0.0)
         try:
             return result, await self._verify(item, sandbox, result, meta)
-        except (TaskError, SandboxError) as error:
+        except AtroposAgentError as error:
             cut_off = isinstance(error, SandboxLost) and result.stop_reason is StopReason.WALL_TIME
             explained = replace(result, error=str(error), error_type=type(error).__name__)
             return explained, Score(0.0) if cut_off else None
@@ -315,6 +330,6 @@ class AgentEnv(ABC, Generic[ItemT]):
             score = await self.verify_and_score_trajectory(
                 item, result.final_response, sandbox=sandbox, agent_result=result, workspace_meta=meta
             )
-        if not math.isfinite(score.value):
-            raise TaskError(f"the verifier of {item.id} gave {score.value}, which is no reward")
+        if (reason := unusable(score)) is not None:
+            raise TaskError(f"the verifier of {item.id} gave {reason}")
         return score

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from atropos_agent.errors import (
     TaskError,
 )
 from atropos_agent.sandbox import SandboxSpec
-from atropos_agent.trajectory import AgentResult, StopReason, ToolCall
+from atropos_agent.trajectory import AgentResult, Score, StopReason, ToolCall
 
 
 class Item(Protocol):
@@ -79,6 +81,20 @@ def task_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise TaskError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def unusable(score: Score) -> str | None:
+    """What makes `score` unfit for the record; None where it is fit."""
+    if not isinstance(score, Score):
+        return f"{score!r}, which is no Score"
+    for name, value in {"value": score.value, **score.parts}.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return f"{name} {value!r}, which is no finite number"
+    try:
+        json.dumps(dict(score.metadata))
+    except (TypeError, ValueError) as error:
+        return f"metadata that is no JSON: {error}"
+    return None
 
 
 def rollout_seed(run_seed: int, rollout_id: str, attempt: int) -> int:

@@ -12,22 +12,27 @@ REDACTED = "***"
 
 _SECRET_WORDS = frozenset({"key", "token", "secret", "password", "passwd", "authorization", "credential"})
 _SECRET_PLURALS = frozenset(f"{word}s" for word in _SECRET_WORDS)
+_SECRET_FLAG = re.compile(r"(?i)^(--\S*(?:key|token|secret|password)=)\S+$")
+_URL = re.compile(r"\w+://\S+$")
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-_SECRET_IN_TEXT = re.compile(
-    r"(?i)(?<=://)[^/@\s]+(?=@)|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+|(?<=password=)[^&\s]+|(?<=bearer )\S+"
-)
+_SECRET_IN_URL = re.compile(r"(?i)(?<=://)[^/@\s]+(?=@)|(?<=[?&]key=)[^&\s]+|(?<=[?&]token=)[^&\s]+")
 
 
 def redacted(settings: Mapping[str, Json]) -> dict[str, Json]:
     """`settings` as plain JSON values; every text under a name that ends in key, token, secret, password or
-    the like is replaced, and so are the user part of a URL and what follows `key=` in a text."""
+    the like is replaced, and so are the user part, the key and the token of a URL, and the value of such a flag. Other texts (prompts,
+    say) stay as they are: a resume reads them back."""
     plain = decode_line(encode_line(settings))
     return {key: _without_secrets(value, _names_a_secret(key)) for key, value in plain.items()}
 
 
 def _without_secrets(value: Json, secret: bool) -> Json:
     if isinstance(value, str):
-        return REDACTED if secret and value else _SECRET_IN_TEXT.sub(REDACTED, value)
+        if secret and value:
+            return REDACTED
+        if _URL.match(value):
+            return _SECRET_IN_URL.sub(REDACTED, value)
+        return _SECRET_FLAG.sub(rf"\1{REDACTED}", value)
     if isinstance(value, Mapping):
         return {key: _without_secrets(item, secret or _names_a_secret(key)) for key, item in value.items()}
     if isinstance(value, list):

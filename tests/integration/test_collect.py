@@ -1,11 +1,12 @@
 import asyncio
+import json
 
 import pytest
 
 from atropos_agent.collect import Collector
 from atropos_agent.config import CollectConfig, EnvConfig, SandboxConfig
-from atropos_agent.errors import ProviderError, RunDirectoryError, ServerUnreachable
-from atropos_agent.rundir import RunDir, read_groups
+from atropos_agent.errors import RunDirectoryError, ServerUnreachable
+from atropos_agent.rundir import RunDir, read_groups, read_manifest
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import StopReason
 from tests.spelling import Spelling, solve, solve_some
@@ -83,7 +84,7 @@ async def test_a_dead_server_stops_the_run_and_keeps_earlier_groups(tmp_path):
     def dies(messages, step):
         return solve(messages, step) if next(calls) < 12 else ServerUnreachable("nobody at http://x")
 
-    with pytest.raises(ProviderError, match="nobody at http://x"):
+    with pytest.raises(ServerUnreachable, match="nobody at http://x"):
         await collect(tmp_path / "run", dies, groups=50, slots=1)
     kept = rollouts_of(tmp_path / "run")
     assert len(kept) >= 3
@@ -117,3 +118,29 @@ async def test_a_full_disk_stops_the_run_with_its_reason(tmp_path):
             (path / "groups.jsonl").symlink_to("/dev/full")
             with pytest.raises(RunDirectoryError, match="No space left"):
                 await Collector(env, log, CollectConfig(groups=4)).run()
+
+
+async def test_a_rollout_that_could_not_be_scored_is_told_of_in_the_metrics(tmp_path):
+    calls = iter(range(1000))
+
+    def one_fails(messages, step):
+        return ServerUnreachable("nobody") if next(calls) == 0 else solve(messages, step)
+
+    await collect(tmp_path / "run", one_fails, groups=2)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (failed,) = [line for line in lines if "failed" in line]
+    assert (failed["error_type"], failed["error"], failed["steps"]) == ("ServerUnreachable", "nobody", 0)
+
+
+def test_a_prompt_survives_the_manifest_and_a_secret_does_not(tmp_path):
+    config = {
+        "agent": {"system_prompt": "write key=value"},
+        "env": {"judge_key": "sk-1", "url": "http://u:p@h/x"},
+    }
+    with RunDir.create(tmp_path / "run", {"config": config, "identity": config}):
+        pass
+    kept = read_manifest(tmp_path / "run")["config"]
+    assert kept["agent"] == config["agent"]
+    assert kept["env"] == {"judge_key": "***", "url": "http://***@h/x"}
+    with pytest.raises(RunDirectoryError, match="give them again"):
+        RunDir.open(tmp_path / "run", {"identity": kept})

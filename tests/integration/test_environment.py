@@ -9,7 +9,7 @@ from atropos_agent.errors import ConfigError, ServerUnreachable, TaskError
 from atropos_agent.parser import render_call
 from atropos_agent.plugins import load
 from atropos_agent.testing import FakePolicy
-from atropos_agent.trajectory import StopReason
+from atropos_agent.trajectory import Score, StopReason
 from tests.spelling import Spelling, Word, solve
 from tests.tokenizers_for_tests import chatml_renderer
 
@@ -150,3 +150,43 @@ async def test_a_call_that_takes_too_long_leaves_the_sandbox_whole():
         rollout = await env.rollout(Word("cat"))
     assert (rollout.result.stop_reason, rollout.score) == (StopReason.FINAL_ANSWER, 1.0)
     assert "timed out" in rollout.result.steps[0].observation
+
+
+async def test_each_call_for_an_item_is_a_rollout_of_its_own():
+    async with spelling(solve) as env:
+        one, two = await env.rollout(Word("cat")), await env.rollout(Word("cat"))
+        first, second = await env.collect_group(Word("dog")), await env.collect_group(Word("dog"))
+        seeds = [request.sampling.seed for request in env.policy.requests]
+    assert one.id != two.id
+    assert (first.repetition, second.repetition) == (0, 1)
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize(
+    "score", [None, Score(None), Score(1.0, {"x": float("nan")}), Score(1.0, {}, {"p": Path()})], ids=repr
+)
+async def test_a_score_that_cannot_be_recorded_costs_its_rollout(score):
+    class Careless(Spelling):
+        async def verify_and_score_trajectory(self, item, final_response, **_):
+            return score
+
+    policy = FakePolicy(solve, RENDERER, stop_id=STOP)
+    async with Careless(policy, RENDERER, config=EnvConfig(infrastructure_retries=0)) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.score, rollout.result.error_type, rollout.result.num_steps) == (None, "TaskError", 2)
+
+
+async def test_a_judge_that_cannot_be_reached_keeps_the_trajectory():
+    class Judged(Spelling):
+        async def verify_and_score_trajectory(self, item, final_response, **_):
+            raise ServerUnreachable("the judge is out")
+
+    policy = FakePolicy(solve, RENDERER, stop_id=STOP)
+    async with Judged(policy, RENDERER, config=EnvConfig(infrastructure_retries=0)) as env:
+        rollout = await env.rollout(Word("cat"))
+    assert (rollout.score, rollout.result.error, rollout.result.num_steps) == (None, "the judge is out", 2)
+
+
+def test_a_minimum_above_the_group_is_refused():
+    with pytest.raises(ConfigError, match="min_group_size 9 is above group_size 8"):
+        validate(EnvConfig, {"min_group_size": 9}, source="here")

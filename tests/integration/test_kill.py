@@ -77,7 +77,7 @@ def test_killed_ten_times_and_resumed_nothing_is_lost_twice_or_left(tmp_path):
     rng = random.Random(20261121)
     run = tmp_path / "runs" / "quickstart"
     known: dict[str, float] = {}
-    kills = 0
+    kills = after_progress = 0
     for _ in range(KILLS):
         process = again(tmp_path) if (run / "run.yaml").exists() else first(tmp_path)
         time.sleep(rng.uniform(1.0, 6.0))
@@ -88,11 +88,13 @@ def test_killed_ten_times_and_resumed_nothing_is_lost_twice_or_left(tmp_path):
         process.communicate(timeout=30)
         assert not wait_until_gone(below, within_s=5.0)
         known = acknowledged(run) | known if run.exists() else known
+        after_progress += bool(known)
     process = again(tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     record = final(run)
     assert kills >= KILLS // 2
+    assert after_progress >= 3
     assert known.items() <= record.items()
     assert len(record) == GROUPS * SIZE
     assert not list((run / "pending").iterdir())
