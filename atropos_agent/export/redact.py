@@ -19,9 +19,11 @@ _SECRET_IN_URL = re.compile(r"(?i)(?<=://)[^/@\s]+(?=@)|(?<=[?&]key=)[^&\s]+|(?<
 
 
 def redacted(settings: Mapping[str, Json]) -> dict[str, Json]:
-    """`settings` as plain JSON values; every text under a name that ends in key, token, secret, password or
-    the like is replaced, and so are the user part, the key and the token of a URL, and the value of such a flag. Other texts (prompts,
-    say) stay as they are: a resume reads them back."""
+    """`settings` as plain JSON values without secrets: texts under a name that ends in key, token, secret,
+    password or the like, the user part, key and token of a URL, and the value of such a flag.
+
+    Other texts (prompts, say) stay as they are, because a resume reads them back.
+    """
     plain = decode_line(encode_line(settings))
     return {key: _without_secrets(value, _names_a_secret(key)) for key, value in plain.items()}
 
