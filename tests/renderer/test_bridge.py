@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -245,7 +246,7 @@ def test_a_mismatch_can_be_counted_instead():
     assert bridge.text == f"\n{NEXT}"
 
 
-def test_long_conversations_are_checked_every_sixteenth_turn():
+def test_long_conversations_are_checked_at_growing_intervals():
     renderer = renderer_for("hidden_branch", "count")
     talk: list[Message] = [
         {"role": "user", "content": "a"},
@@ -254,15 +255,18 @@ def test_long_conversations_are_checked_every_sixteenth_turn():
     ]
     sampled = renderer.encode("xyzzy<|im_end|>")
 
-    def checked(length: int) -> int:
+    def checked(length: int) -> list[int]:
         bridges = (
             renderer.bridge(talk, sampled, finish=FinishReason.STOP, conversation_length=length, turn=turn)
-            for turn in range(1, 33)
+            for turn in range(1, 257)
         )
-        return sum("bridge_mismatch" in bridge.notes for bridge in bridges)
+        return [turn for turn, bridge in enumerate(bridges, 1) if "bridge_mismatch" in bridge.notes]
 
-    assert checked(19_999) == 32
-    assert checked(20_000) == 2
+    turns = checked(19_999)
+    assert turns[:16] == [*range(1, 17)]
+    assert max(later - turn for turn, later in pairwise(turns)) <= 16
+    assert sum(turns) <= 13 * 256, "what is rendered for the checks, per turn, does not grow"
+    assert checked(20_000)[:2] == [16, 32]
 
 
 def test_the_cost_of_a_turn_does_not_grow_with_the_conversation():
