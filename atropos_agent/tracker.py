@@ -51,7 +51,8 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
 
 def _require_known(completion: Completion, renderer: Renderer) -> None:
     ids, size = completion.token_ids, renderer.vocabulary_size
-    if ids is not None and len(ids) and not (ids.min() >= 0 and ids.max() < size):
+    # read as unsigned, a negative id is a huge one
+    if ids is not None and len(ids) and ids.view(np.uint32).max() >= size:
         raise MalformedReply(
             f"the server sampled token ids {ids.min()} to {ids.max()}, the tokenizer knows 0 to {size - 1}; "
             "is it the tokenizer of this model?"
