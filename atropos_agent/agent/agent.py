@@ -74,11 +74,12 @@ class AtroposAgent:
         emitter = Emitter(rollout_id, listener)
         setting = self._setting(execute_tool or self.execute_tool, rollout_id, seed)
         emitter.emit(EventType.RUN_STARTED, data={"task": task})
-        result = None
         try:
             result = await Loop(setting, messages, emitter).finish()
-        finally:
-            emitter.emit(EventType.RUN_FINISHED, result=result)
+        except BaseException:
+            emitter.emit(EventType.RUN_FINISHED)
+            raise
+        emitter.emit(EventType.RUN_FINISHED, result=result)
         return result
 
     def run_sync(self, task: str, initial_messages: Sequence[Message] | None = None) -> AgentResult:
