@@ -10,10 +10,11 @@ from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
 from atropos_agent.parser import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
+from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import Completion, LogprobProvenance, Provenance, ToolResult
-from tests.chatml import chatml_renderer
+from tests.tokenizers_for_tests import tokenizer_for
 
-RENDERER = chatml_renderer()
+RENDERER = Renderer(tokenizer_for("chatml"))
 CALL = render_call("look", {})
 
 
