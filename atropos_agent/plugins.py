@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
 
-from atropos_agent.errors import PluginNotFound
+from atropos_agent.errors import ConfigError, PluginNotFound
 
 Kind: TypeAlias = Literal["tools", "environments"]
 
@@ -18,18 +19,26 @@ def installed(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(found, key=lambda point: point.name)}
 
 
-def load(kind: Kind, name: str) -> Any:
+def load(kind: Kind, name: str, *, expected: type | None = None) -> Any:
     """The object that `name` stands for: an entry point's name, or `package.module:Attribute`.
 
-    Raises PluginNotFound naming what is installed and the nearest match, or why an import failed.
+    Raises PluginNotFound naming what is installed and the nearest match, or why an import failed; ConfigError
+    where it is no class below `expected` that can be made.
     """
+    found = _find(kind, name)
+    if expected is not None:
+        _require_class(kind, name, found, expected)
+    return found
+
+
+def _find(kind: Kind, name: str) -> object:
     if ":" in name:
         return _import(kind, name)
     known = installed(kind)
     if name in known:
         return _import(kind, known[name].value)
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     listed = ", ".join(known) or "none"
     raise PluginNotFound(
         f"no {kind.removesuffix('s')} named {name!r}{hint} Installed: {listed}. "
@@ -37,10 +46,24 @@ def load(kind: Kind, name: str) -> Any:
     )
 
 
-def _import(kind: Kind, target: str) -> Any:
+def _require_class(kind: Kind, name: str, found: object, expected: type) -> None:
+    what = f"{kind.removesuffix('s')} {name!r}"
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise ConfigError(f"{what} is {found!r:.80}, not a subclass of {expected.__name__}")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise ConfigError(f"{what} is abstract: it does not define {missing}")
+
+
+def _import(kind: Kind, target: str) -> object:
     module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise PluginNotFound(
+            f"cannot load {kind.removesuffix('s')} {target!r}: a class of your own is written "
+            "package.module:Class"
+        )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: object = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
