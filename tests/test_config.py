@@ -55,6 +55,18 @@ def test_embedded_policy_heeds_no_variable_but_the_command_line(tmp_path):
     assert (moved.policy.kind, moved.policy.base_url) == ("http", "http://127.0.0.1:1/v1")
 
 
+@pytest.mark.parametrize("policy", ["embedded", "{kind: embedded, max_concurrency: 4}"])
+def test_a_url_on_the_command_line_moves_an_embedded_policy_to_that_server(tmp_path, policy):
+    path = write(tmp_path, f"environment: terminal_tasks\npolicy: {policy}\n")
+    environ = {"ATROPOS_SERVER_BASE_URL": "http://other/v1", "OPENAI_API_KEY": "sk-secret"}
+    flags = ["--policy.model=m", "--policy.base_url=http://127.0.0.1:1/v1"]
+    moved = load_run_config(path, flags, environ).policy
+    assert (moved.kind, moved.base_url, moved.model) == ("http", "http://127.0.0.1:1/v1", "m")
+    assert moved.api_key is not None
+    kept = load_run_config(path, [*flags, "--policy.kind=embedded"], environ).policy
+    assert (kept.kind, kept.api_key) == ("embedded", None)
+
+
 def test_no_key_reaches_a_dump(tmp_path):
     path = write(tmp_path, "environment: terminal_tasks\npolicy: {api_key: sk-secret}\n")
     assert "sk-secret" not in load_run_config(path, environ={}).model_dump_json()

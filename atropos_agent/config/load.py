@@ -50,9 +50,7 @@ def load_run_config(
     """
     tree = _read_yaml(path) if path is not None else deepcopy(dict(defaults or {}))
     given = [_parse_override(override) for override in overrides]
-    policy = next((value for keys, value in given if keys == ["policy"]), None)
-    if policy is not None:
-        tree["policy"] = policy
+    _choose_policy(tree, given)
     _apply_environment(tree, os.environ if environ is None else environ)
     for keys, value in given:
         _put(tree, keys, value)
@@ -92,6 +90,19 @@ def _parse_override(text: str) -> tuple[list[str], JsonValue]:
         raise ConfigError(f"cannot read the value of {text!r}: {error}") from error
 
 
+def _choose_policy(tree: Tree, given: Sequence[tuple[list[str], JsonValue]]) -> None:
+    """The policy of the command line, before any variable fills what it left open; a URL means a server."""
+    chosen = {".".join(keys): value for keys, value in given}
+    if "policy" in chosen:
+        tree["policy"] = chosen["policy"]
+    elif "policy.base_url" in chosen and "policy.kind" not in chosen and _is_embedded(tree.get("policy")):
+        _put(tree, ("policy", "kind"), "http")
+
+
+def _is_embedded(policy: JsonValue) -> bool:
+    return policy == "embedded" or (isinstance(policy, dict) and policy.get("kind") == "embedded")
+
+
 def _put(tree: Tree, keys: Sequence[str], value: JsonValue) -> None:
     node = tree
     for key in keys[:-1]:
@@ -106,7 +117,7 @@ def _put(tree: Tree, keys: Sequence[str], value: JsonValue) -> None:
 
 def _apply_environment(tree: Tree, environ: Mapping[str, str]) -> None:
     policy = tree.get("policy")
-    if policy == "embedded" or (isinstance(policy, dict) and policy.get("kind") == "embedded"):
+    if _is_embedded(policy):
         return
     for key, names in GENERIC_VARIABLES.items():
         value = next((environ[name] for name in names if environ.get(name)), None)
