@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from atropos_agent.cli import collect as collecting
 from atropos_agent.cli import run as running
 from atropos_agent.cli.console import out
 from atropos_agent.cli.inspect import env_app, tools_app
+from atropos_agent.cli.overrides import OverridableCommand
 from atropos_agent.config import quiet_libraries
 
 app: typer.Typer = typer.Typer(
@@ -20,10 +23,9 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
     help="Collect RL trajectories of tool-using language models: exact tokens, real sandboxes, groups.",
 )
-_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app.command("collect", epilog=collecting.EPILOG, context_settings=_OVERRIDES)(collecting.collect)
-app.command("run", epilog=running.EPILOG, context_settings=_OVERRIDES)(running.run)
+app.command("collect", cls=OverridableCommand, epilog=collecting.EPILOG)(collecting.collect)
+app.command("run", cls=OverridableCommand, epilog=running.EPILOG)(running.run)
 app.add_typer(env_app, name="env")
 app.add_typer(tools_app, name="tools")
 
@@ -45,5 +47,9 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the `atropos-agent` script."""
+    """Entry point of the `atropos-agent` script.
+
+    `package.module:Class` names also what lies in the working directory; installed modules come first.
+    """
+    sys.path.append(str(Path.cwd()))
     app()

@@ -13,15 +13,16 @@ import typer
 from pydantic import JsonValue
 from rich.table import Table
 
-from atropos_agent.cli.console import INTERRUPTED, WRONG_INPUT, exits, fail, out, warn
+from atropos_agent.cli.console import FAILED, INTERRUPTED, WRONG_INPUT, complain, exits, fail, out, warn
 from atropos_agent.cli.progress import duration, shown
 from atropos_agent.collect import Collector, Progress, manifest
 from atropos_agent.config import RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.errors import RecordError
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.rundir import RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
-from atropos_agent.sinks.summary import summarise
+from atropos_agent.sinks.summary import RunSummary, summarise
 from atropos_agent.trajectory import LogprobMode, Provenance
 
 EPILOG = """Examples:
@@ -63,36 +64,58 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
+    opened = False
     try:
         async with open_environment(config) as env:
             capabilities = await env.policy.probe()
             _warn_of_inexact(env, capabilities)
             record = manifest(config, capabilities.model)
             with RunDir.open(path, record) if resumed else RunDir.create(path, record) as log:
-                collector = Collector(env, log, config.collect)
-                finished = await _until_done(collector, path, env)
-            return 0 if finished else INTERRUPTED
+                opened = True
+                return await _until_done(Collector(env, log, config.collect), path, env)
     except asyncio.CancelledError:
-        out.print("stopped before anything was collected")
+        if not opened:
+            out.print("stopped before anything was collected")
         return INTERRUPTED
 
 
-async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any]) -> bool:
-    """Collect, then report, also after an error or an interrupt. False after an interrupt."""
-    finished = True
+async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any]) -> int:
+    """Collect; show what is on record and how to go on, also after an error or interrupts; the exit code."""
+    progress, finished, without_data = collector.progress, False, 0
     try:
-        async with shown(collector.progress, env.sandbox_config.slots):
+        async with shown(progress, env.sandbox_config.slots):
             await collector.run()
+        finished = True
     except asyncio.CancelledError:
-        finished = False
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
+        _take_interrupt()
     finally:
-        report = await asyncio.to_thread(write_report, path, decode=_decoder(env))
-        _summarise(collector.progress, path, report)
-        if not finished or collector.progress.groups_failed:
+        without_data = _summarise(progress, path, await _reported(path, env))
+        if not finished or progress.groups_failed:
             out.print(f"go on with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
-    return finished
+    if not finished:
+        return INTERRUPTED
+    if missing := progress.groups_failed + without_data:
+        complain(f"{missing} of the groups asked for have no data")
+        return FAILED
+    return 0
+
+
+async def _reported(path: Path, env: AgentEnv[Any]) -> str:
+    """Where the report lies, or that there is none: its failure must not hide how the run ended."""
+    try:
+        return str(await asyncio.to_thread(write_report, path, decode=_decoder(env)))
+    except (RecordError, OSError) as error:
+        warn(f"no report: {error}")
+    except asyncio.CancelledError:
+        _take_interrupt()
+        warn("the report was interrupted")
+    return "none"
+
+
+def _take_interrupt() -> None:
+    """The interrupt is answered here: what follows may wait again."""
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
 
 
 def _decoder(env: AgentEnv[Any]) -> Callable[[Sequence[int]], list[str]] | None:
@@ -130,9 +153,19 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
-def _summarise(progress: Progress, path: Path, report: Path) -> None:
-    """The whole run from its log; what failed or was slow in this session from `progress`."""
-    run = summarise(path)
+def _summarise(progress: Progress, path: Path, report: str) -> int:
+    """Show the whole run from its log; the number of recorded groups that have no data."""
+    try:
+        run = summarise(path)
+    except (RecordError, OSError) as error:
+        warn(f"no summary: {error}")
+        return 0
+    out.print(_table(run, progress, path, report))
+    return run.groups_without_data
+
+
+def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Table:
+    """What is on record from `run`; what failed or was slow in this session from `progress`."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
@@ -141,6 +174,8 @@ def _summarise(progress: Progress, path: Path, report: Path) -> None:
     table.add_row("mixed rewards", f"{run.mixed_groups} of {run.groups}")
     if progress.groups_failed:
         table.add_row("incomplete groups", str(progress.groups_failed))
+    if run.groups_without_data:
+        table.add_row("without data", f"{run.groups_without_data}: {_listed(run.dropped)}")
     table.add_row("rollouts", str(run.rollouts))
     table.add_row("mean reward", "-" if run.mean_score is None else f"{run.mean_score:.3f}")
     table.add_row("sampled tokens", f"{sum(run.tokens):,} ({progress.tokens_per_s:,.0f} a second)")
@@ -152,5 +187,5 @@ def _summarise(progress: Progress, path: Path, report: Path) -> None:
         table.add_row("errors", _listed(progress.errors))
     table.add_row("took", duration(progress.elapsed_s))
     table.add_row("record", str(path / "groups.jsonl"))
-    table.add_row("report", str(report))
-    out.print(table)
+    table.add_row("report", report)
+    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -25,16 +26,36 @@ def exits() -> Iterator[None]:
     """Show an expected error as text: exit 2 for what the user can mend before the run, 1 otherwise."""
     try:
         yield
-    except (ConfigError, SandboxUnavailable) as error:
-        fail(str(error), WRONG_INPUT)
     except AtroposAgentError as error:
-        fail(f"{type(error).__name__}: {error}", FAILED)
+        _fail_with(error)
+    except ExceptionGroup as failures:
+        expected, unexpected = failures.split(AtroposAgentError)
+        if expected is None or unexpected is not None:
+            raise
+        _fail_with(_first(expected))
 
 
-def fail(text: str, code: int) -> None:
+def _fail_with(error: AtroposAgentError) -> NoReturn:
+    if isinstance(error, ConfigError | SandboxUnavailable):
+        fail(str(error), WRONG_INPUT)
+    fail(f"{type(error).__name__}: {error}", FAILED)
+
+
+def _first(failures: ExceptionGroup[AtroposAgentError]) -> AtroposAgentError:
+    """The first plain error inside nested groups."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def fail(text: str, code: int) -> NoReturn:
     """Print `text` as an error and exit with `code`."""
-    err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+    complain(text)
     raise typer.Exit(code)
+
+
+def complain(text: str) -> None:
+    """Print `text` as an error."""
+    err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -41,7 +41,9 @@ def validate_environment(
     """Prove items of an environment in a real sandbox: the reference scores 1, doing nothing scores 0."""
     with exits():
         where = validate(SandboxConfig, {"backend": sandbox}, source="--sandbox")
-        found = asyncio.run(_validate(load("environments", name), items, seed, where))
+        found = asyncio.run(_validate(load("environments", name, expected=AgentEnv), items, seed, where))
+        if not found:
+            fail(f"{name} gave no items: nothing is proven", FAILED)
     broken = [validation for validation in found if not validation.holds]
     for validation in broken:
         out.print(

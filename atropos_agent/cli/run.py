@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -29,9 +30,10 @@ atropos-agent run --item count_lines/2/7 --config my.yaml
 DEFAULTS: dict[str, JsonValue] = {
     "environment": "terminal_tasks",
     "policy": "embedded",
-    "env": {"prompt": "short"},
     "agent": {"max_steps": 8, "max_tokens": 256},
 }
+EMBEDDED_DEFAULTS: dict[str, JsonValue] = {**DEFAULTS, "env": {"prompt": "short"}}
+"""With the prompt that the embedded policy was trained with; no other model knows it."""
 
 
 def run(
@@ -44,7 +46,7 @@ def run(
     with exits():
         if (task is None) == (item is None):
             fail("give either a task in words or --item ID, e.g. --item count_lines/1/7", WRONG_INPUT)
-        settings = load_run_config(config, context.args, defaults=None if config else DEFAULTS)
+        settings = _settings(config, context.args)
         if task is not None and settings.policy.kind == "embedded":
             fail(
                 "the embedded policy is a tiny model trained on generated shell tasks only; free text means "
@@ -54,6 +56,15 @@ def run(
             )
         code = asyncio.run(_run(settings, task, item))
     raise typer.Exit(code)
+
+
+def _settings(config: Path | None, overrides: Sequence[str]) -> RunConfig:
+    if config is not None:
+        return load_run_config(config, overrides)
+    settings = load_run_config(None, overrides, defaults=DEFAULTS)
+    if settings.policy.kind == "embedded" and settings.environment == DEFAULTS["environment"]:
+        return load_run_config(None, overrides, defaults=EMBEDDED_DEFAULTS)
+    return settings
 
 
 async def _run(settings: RunConfig, task: str | None, item_id: str | None) -> int:

@@ -74,11 +74,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Json]]:
 def write_whole(path: Path, text: str) -> None:
     """Replace `path` with `text` in one step: a crash leaves the old content or the new. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

@@ -12,17 +12,22 @@ import numpy as np
 from atropos_agent.rundir import GroupRecord, read_groups
 from atropos_agent.trajectory import Rollout
 
+ZERO_VARIANCE = "zero_variance"
+"""The one reason to drop a group that is no error: all its rewards are equal, and that was not wanted."""
+
 
 @dataclass(slots=True, eq=False)
 class RunSummary:
     """Counts over all recorded groups. Tokens are sampled tokens; times are seconds since the epoch.
 
-    `mixed_groups` have at least two different scores; `steps_by_provenance` and `logprobs` tell how much of
+    `mixed_groups` have at least two different scores; `groups_without_data` give a trainer nothing for an
+    error of theirs; `steps_by_provenance` and `logprobs` tell how much of
     the record is exact: tokens the policy sampled, and how many of them have a logprob.
     """
 
     groups: int = 0
     mixed_groups: int = 0
+    groups_without_data: int = 0
     rollouts: int = 0
     tool_calls: int = 0
     parse_errors: int = 0
@@ -65,6 +70,7 @@ def summary_of(groups: Iterable[GroupRecord]) -> RunSummary:
     for record in groups:
         summary.groups += 1
         summary.mixed_groups += is_mixed(record.rollouts)
+        summary.groups_without_data += record.group is None or record.dropped not in (None, ZERO_VARIANCE)
         if record.dropped is not None:
             summary.dropped[record.dropped] += 1
         for rollout in record.rollouts:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from atropos_agent.rundir import GroupRecord, RunDir
 from atropos_agent.sinks.summary import summarise, summary_of
-from atropos_agent.trajectory import RolloutGroup, StopReason
+from atropos_agent.trajectory import RolloutGroup, ScoredDataGroup, StopReason
 from tests.rollouts import NAN, a_rollout
 
 
@@ -54,3 +54,16 @@ def test_a_run_is_summed_up_from_its_directory(tmp_path):
     with RunDir.create(tmp_path / "run", {}) as run:
         run.add_group(RolloutGroup("item", 0, (a_rollout(),)), None)
     assert summarise(tmp_path / "run").rollouts == 1
+
+
+def test_groups_that_give_a_trainer_nothing_are_counted_unless_they_were_dropped_by_choice():
+    group = ScoredDataGroup(tokens=[[1]], masks=[[1]], scores=[1.0])
+    summary = summary_of(
+        [
+            GroupRecord("a", 0, group, (), None),
+            GroupRecord("b", 0, group, (), "zero_variance"),
+            GroupRecord("c", 0, None, (), "RecordError"),
+            GroupRecord("d", 0, None, (), None),
+        ]
+    )
+    assert summary.groups_without_data == 2
