@@ -198,8 +198,8 @@ class Loop:
         index = span = None
         if completion.token_ids is not None and len(self.tracker.prompt):
             index = self.tracker.sequence_index
-            decode, ids = None if self.renderer is None else self.renderer.decode, completion.token_ids
-            raw = completion.text if decode is None else partial(decode, ids)
+            renderer, ids = self.renderer, completion.token_ids
+            raw = completion.text if renderer is None else partial(renderer.decode, ids)
             span = self.tracker.add_completion(number, completion, raw)
         counted = completion.token_ids if completion.token_ids is not None else completion.token_bytes
         self.sampled_tokens += (
