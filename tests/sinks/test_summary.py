@@ -1,8 +1,9 @@
 from dataclasses import replace
 
+from atropos_agent.export import scored_group
 from atropos_agent.rundir import GroupRecord, RunDir
 from atropos_agent.sinks.summary import summarise, summary_of
-from atropos_agent.trajectory import RolloutGroup, ScoredDataGroup, StopReason
+from atropos_agent.trajectory import RolloutGroup, StopReason
 from tests.rollouts import NAN, a_rollout
 
 
@@ -57,7 +58,7 @@ def test_a_run_is_summed_up_from_its_directory(tmp_path):
 
 
 def test_groups_that_give_a_trainer_nothing_are_counted_unless_they_were_dropped_by_choice():
-    group = ScoredDataGroup(tokens=[[1]], masks=[[1]], scores=[1.0])
+    group = scored_group(RolloutGroup("item", 0, (a_rollout(0), a_rollout(1))))
     summary = summary_of(
         [
             GroupRecord("a", 0, group, (), None),
