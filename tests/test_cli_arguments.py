@@ -90,7 +90,10 @@ def test_overrides_are_heeded_wherever_they_stand(folder, arguments):
     [
         (["collect", "my.yaml", f"--polcy={DEAD}"], "no option --polcy; did you mean --policy?"),
         (["collect", "--resum", "runs/x"], "no option --resum; did you mean --resume?"),
-        (["run", "--item", "x", "--nonsense"], "no option --nonsense; Known here: "),
+        (
+            ["run", "--item", "x", "--nonsense"],
+            "no option --nonsense; Known here: --agent, --collect, --config, --env,",
+        ),
         (["collect", "my.yaml", "--agnet.max_steps=1"], "agnet: unknown key; did you mean 'agent'?"),
         (["collect", "my.yaml", "--policy", DEAD], "it is written --policy=VALUE"),
         (["collect", "my.yaml", "--env.seed", "5"], "it is written --env.seed=VALUE"),

@@ -19,7 +19,7 @@ class OverridableCommand(TyperCommand):
         self, ctx: typer.Context, args: list[str]
     ) -> list[str]:
         """Take the overrides out of `args` and parse the rest. Unknown options are exit 2."""
-        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        own = {name for option in self.get_params(ctx) for name in option.opts if name.startswith("-")}
         overrides = [argument for argument in args if is_override(argument)]
         rest = [argument for argument in args if not is_override(argument)]
         for argument in overrides:
