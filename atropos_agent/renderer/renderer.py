@@ -30,8 +30,6 @@ OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
 CHECKED_BELOW_TOKENS = 20_000
 CHECKED_EVERY_TURNS = 16
-CHECKS_PER_DOUBLING = 8
-"""Between turn t and turn 2 t, from the 16th on: what is rendered for the checks, per turn, does not grow."""
 _CERTIFICATES: dict[str, Certificate] = {}
 
 
@@ -195,10 +193,9 @@ class Renderer:
         """What must follow `sampled` int32[m] until the next completion can be asked for.
 
         `messages` is the whole conversation; what comes after its last assistant message is new, and
-        only that is rendered and encoded. The template's own rendering of the whole is compared every turn
-        up to the 16th, then at intervals that double as often as `turn` does, so that the cost of a turn
-        stays flat; from 20,000 tokens of `conversation_length` on at most every 16th. Raises
-        RenderError where the certificate refuses the bridge, BridgeMismatch where that check fails.
+        only that is rendered and encoded. Below 20,000 tokens of `conversation_length` every turn, then
+        every 16th, the template's own rendering of the whole is compared. Raises RenderError where the
+        certificate refuses the bridge, BridgeMismatch where that check fails.
         """
         certificate = self.certificate
         if not certificate.bridge:
@@ -206,7 +203,7 @@ class Renderer:
         last = _last_assistant(messages)
         text = self._template.after_sentinel(messages[last + 1 :])
         notes: list[str] = []
-        if turn % _check_interval(turn, conversation_length) == 0:
+        if conversation_length < CHECKED_BELOW_TOKENS or turn % CHECKED_EVERY_TURNS == 0:
             notes += self._check(messages, last, text)
         suffix = Suffix(text, certificate.close_text, self._tokens)
         joint = join(suffix, sampled, finish, tokens=self._tokens, stop_ids=self.stop_ids)
@@ -239,11 +236,6 @@ class Renderer:
         opened = text.rfind("<think>")
         closed = text.rfind("</think>")
         return closed < opened if opened >= 0 else self.opens_reasoning and closed < 0
-
-
-def _check_interval(turn: int, conversation_length: int) -> int:
-    shortest = 1 if conversation_length < CHECKED_BELOW_TOKENS else CHECKED_EVERY_TURNS
-    return max(shortest, 1 << max((turn // CHECKS_PER_DOUBLING).bit_length() - 1, 0))
 
 
 def _last_assistant(messages: Sequence[Message]) -> int:
