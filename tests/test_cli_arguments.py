@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from atropos_agent.cli import app
-from atropos_agent.cli.overrides import is_override
+from atropos_agent.cli._overrides import is_override
 from atropos_agent.cli.run import _settings
 from tests.shipped_model import model_folder
 

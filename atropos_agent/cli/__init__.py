@@ -12,9 +12,9 @@ from dotenv import find_dotenv, load_dotenv
 
 from atropos_agent.cli import collect as collecting
 from atropos_agent.cli import run as running
+from atropos_agent.cli._overrides import OverridableCommand
 from atropos_agent.cli.console import out
 from atropos_agent.cli.inspect import env_app, tools_app
-from atropos_agent.cli.overrides import OverridableCommand
 from atropos_agent.config import quiet_libraries
 
 app: typer.Typer = typer.Typer(

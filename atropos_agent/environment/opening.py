@@ -8,7 +8,6 @@ from typing import Any
 
 from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
 from atropos_agent.environment.agent_env import AgentEnv
-from atropos_agent.errors import ConfigError
 from atropos_agent.plugins import load
 from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy
 from atropos_agent.renderer import Renderer
@@ -22,9 +21,7 @@ async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
     Raises ConfigError (names, keys, tokenizer), SandboxUnavailable, ProviderError (server not reachable,
     model unknown); all before the first item.
     """
-    env_type = load("environments", config.environment)
-    if not (isinstance(env_type, type) and issubclass(env_type, AgentEnv)):
-        raise ConfigError(f"environment {config.environment!r} is {env_type!r}, not a subclass of AgentEnv")
+    env_type = load("environments", config.environment, expected=AgentEnv)
     env_config = validate(env_type.config_type, config.env, source=config.environment, prefix="env")
     await probe_backend(config.sandbox.backend)
     policy = _build_policy(config.policy)
