@@ -158,7 +158,11 @@ class AgentEnv(ABC, Generic[ItemT]):
         agent_result: AgentResult,
         workspace_meta: Mapping[str, object],
     ) -> Score:
-        """Score a finished rollout while its sandbox is still open."""
+        """Score a finished rollout while its sandbox is still open.
+
+        What is raised here leaves the rollout unscored, as our failure: judge whatever the policy may have
+        left in the workspace, also what cannot be read, by a score.
+        """
         return Score(self.score_trajectory(item, final_response))
 
     async def reference(self, item: ItemT) -> Reference:

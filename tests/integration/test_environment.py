@@ -10,6 +10,7 @@ from atropos_agent.parser import render_call
 from atropos_agent.plugins import load
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import Score, StopReason
+from atropos_environments.terminal_tasks import TerminalTasks, TerminalTasksConfig
 from tests.spelling import Spelling, Word, solve
 from tests.tokenizers_for_tests import chatml_renderer
 
@@ -190,3 +191,15 @@ async def test_a_judge_that_cannot_be_reached_keeps_the_trajectory():
 def test_a_minimum_above_the_group_is_refused():
     with pytest.raises(ConfigError, match="min_group_size 9 is above group_size 8"):
         validate(EnvConfig, {"min_group_size": 9}, source="here")
+
+
+async def test_a_workspace_too_full_to_be_read_scores_nothing():
+    names = """awk 'BEGIN{for(i=0;i<36000;i++){f=sprintf("%0250d",i);printf "" > f;close(f)}}'"""
+
+    def hostile(messages, step):
+        return render_call("terminal", {"command": names}) if step == 1 else "Done."
+
+    policy = FakePolicy(hostile, RENDERER, stop_id=STOP)
+    async with TerminalTasks(policy, RENDERER, config=TerminalTasksConfig(infrastructure_retries=0)) as env:
+        rollout = await env.rollout(await env.get_item("count_lines/1/7"))
+    assert (rollout.score, rollout.parts) == (0.0, {"readable": 0.0})

@@ -20,6 +20,7 @@ from atropos_agent import (
     Score,
     ToolCall,
 )
+from atropos_agent.trajectory import Json
 from atropos_environments.terminal_tasks.checks import check, score_of
 from atropos_environments.terminal_tasks.generate import families, generate, task_from_id
 from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
@@ -109,8 +110,15 @@ class TerminalTasks(AgentEnv[Task]):
         """Compare the workspace with what the task wants, and the answer with the expected one."""
         before = cast("Mapping[str, FileEntry]", workspace_meta["before"])
         answer = final_response if agent_result.success else ""
-        parts = check(item, answer, before, await sandbox.snapshot())
-        return Score(score_of(parts), parts, {"family": item.family, "difficulty": item.difficulty})
+        described: dict[str, Json] = {"family": item.family, "difficulty": item.difficulty}
+        try:
+            after = await sandbox.snapshot()
+        except SandboxError:
+            raise
+        except OSError as error:  # the agent left more names than a snapshot holds: its own doing
+            return Score(0.0, {"readable": 0.0}, {**described, "error": str(error)})
+        parts = check(item, answer, before, after)
+        return Score(score_of(parts), parts, described)
 
     async def reference(self, item: Task) -> Reference:
         """The commands and the answer that the generator made together with the task."""
