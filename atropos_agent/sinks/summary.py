@@ -34,8 +34,7 @@ class RunSummary:
     trained_tokens: int = 0
     logprobs: int = 0
     unsafe: int = 0
-    started_at: float | None = None
-    ended_at: float | None = None
+    intervals: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     scores: list[float] = field(default_factory=list[float])
     tokens: list[int] = field(default_factory=list[int])
     turns: list[int] = field(default_factory=list[int])
@@ -53,10 +52,19 @@ class RunSummary:
 
     @property
     def elapsed_s(self) -> float | None:
-        """From the start of the first rollout to the end of the last; None where no rollout has a time."""
-        if self.started_at is None or self.ended_at is None:
+        """How long at least one rollout ran, pauses between sessions left out; None without any time."""
+        if not self.intervals:
             return None
-        return self.ended_at - self.started_at
+        elapsed_s, until = 0.0, 0.0
+        for start, end in sorted(self.intervals):
+            elapsed_s += max(end - max(start, until), 0.0)
+            until = max(until, end)
+        return elapsed_s
+
+    @property
+    def started_at(self) -> float | None:
+        """When the first rollout began; None without any time."""
+        return min((start for start, _ in self.intervals), default=None)
 
 
 def summarise(run_path: Path | str) -> RunSummary:
@@ -118,8 +126,5 @@ def _count_steps(summary: RunSummary, rollout: Rollout) -> None:
 
 
 def _count_time(summary: RunSummary, rollout: Rollout) -> None:
-    if rollout.started_at <= 0:
-        return
-    end = rollout.started_at + rollout.duration_s
-    summary.started_at = min(summary.started_at or rollout.started_at, rollout.started_at)
-    summary.ended_at = max(summary.ended_at or end, end)
+    if rollout.started_at > 0:
+        summary.intervals.append((rollout.started_at, rollout.started_at + rollout.duration_s))

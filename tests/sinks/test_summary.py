@@ -45,6 +45,13 @@ def test_time_runs_from_the_first_start_to_the_last_end():
     assert summary_of([a_record(late, early, a_rollout(2))]).elapsed_s == 50.0
 
 
+def test_a_pause_between_sessions_is_no_time_of_the_run():
+    first = replace(a_rollout(0), started_at=100.0, duration_s=10.0)
+    next_day = replace(a_rollout(1), started_at=86_500.0, duration_s=10.0)
+    summary = summary_of([a_record(first, next_day)])
+    assert (summary.elapsed_s, summary.started_at) == (20.0, 100.0)
+
+
 def test_nothing_recorded_is_no_number():
     summary = summary_of([])
     assert summary.mean_score is None
