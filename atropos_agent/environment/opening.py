@@ -8,6 +8,7 @@ from typing import Any
 
 from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
 from atropos_agent.environment.agent_env import AgentEnv
+from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.plugins import load
 from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy
 from atropos_agent.renderer import Renderer
@@ -54,4 +55,7 @@ async def _load_renderer(config: PolicyConfig, policy: Policy) -> Renderer:
     if isinstance(policy, EmbeddedPolicy):
         return Renderer.load(policy.tokenizer_path)
     capabilities = await policy.probe()
-    return Renderer.load(config.tokenizer or capabilities.model)
+    try:
+        return Renderer.load(config.tokenizer or capabilities.model)
+    except RenderError as error:
+        raise ConfigError(f"policy.tokenizer: {error}") from error

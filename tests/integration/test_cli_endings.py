@@ -177,3 +177,12 @@ def test_an_interrupt_before_the_run_directory_is_opened_says_so(tmp_path, serve
     assert process.returncode == 130
     assert "stopped before anything was collected" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_tokenizer_that_cannot_be_had_is_wrong_input_and_named(tmp_path):
+    quickstart = Path("configs/terminal_tasks/quickstart.yaml").resolve()
+    with fake_server(tmp_path / "tokenizer") as (url, _):
+        done = collect(tmp_path, str(quickstart), url, "--policy.tokenizer=absent/folder")
+    assert done.returncode == 2
+    assert "policy.tokenizer: " in done.stderr
+    assert "absent/folder" in done.stderr
