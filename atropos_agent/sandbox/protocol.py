@@ -80,13 +80,15 @@ class ExecResult:
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One path of the workspace as lstat sees it. `kind` is file, dir, symlink or other; `data` holds the
-    bytes of a regular file, cut at the snapshot's budget (`size` is the true size); `target` a symlink's."""
+    bytes of a regular file, cut at the snapshot's budget (`size` is the true size); `target` a symlink's;
+    `links` the number of names (hard links) that the file has."""
 
     kind: str
     mode: int
     size: int
     data: bytes = b""
     target: str = ""
+    links: int = 1
 
 
 @runtime_checkable

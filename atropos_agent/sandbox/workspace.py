@@ -68,8 +68,9 @@ def _entries(frame: frames.Frame) -> dict[str, FileEntry]:
     start = 0
     for row in frames.sequence(frame.meta, "entries"):
         match row:
-            case [str(path), str(kind), int(mode), int(size), int(length), str(target)]:
-                entries[path] = FileEntry(kind, mode, size, frame.payload[start : start + length], target)
+            case [str(path), str(kind), int(mode), int(size), int(length), str(target), int(links)]:
+                data = frame.payload[start : start + length]
+                entries[path] = FileEntry(kind, mode, size, data, target, links)
                 start += length
             case _:
                 raise frames.FrameError(f"not a file entry: {row!r:.80}")

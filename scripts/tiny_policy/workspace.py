@@ -76,5 +76,6 @@ def snapshot(root: Path) -> dict[str, FileEntry]:
             elif path.is_dir():
                 entries[relative] = FileEntry("dir", mode, status.st_size)
             else:
-                entries[relative] = FileEntry("file", mode, status.st_size, data=path.read_bytes())
+                data, links = path.read_bytes(), status.st_nlink
+                entries[relative] = FileEntry("file", mode, status.st_size, data, links=links)
     return entries

@@ -85,6 +85,12 @@ async def test_a_snapshot_shows_every_path_and_follows_no_link(any_sandbox):
     assert (found["big"].size, found["big"].data) == (5 << 20, bytes(1000))
 
 
+async def test_a_snapshot_tells_how_many_names_a_file_has(any_sandbox):
+    await any_sandbox.exec("echo hi > a; ln a b; cp a c")
+    found = await any_sandbox.snapshot()
+    assert {path: entry.links for path, entry in found.items()} == {"a": 2, "b": 2, "c": 1}
+
+
 async def test_a_snapshot_stays_within_its_total(any_sandbox):
     await any_sandbox.exec("for i in 1 2 3; do head -c 1000 /dev/zero > f$i; done")
     found = await any_sandbox.snapshot(max_total_bytes=1500)

@@ -165,7 +165,8 @@ class Workspace:
         return _reply({}, [])
 
     def _snapshot(self, request: frames.Frame) -> list[bytes]:
-        """Entries are [path, kind, mode, size, bytes of data in the payload, link target], parents first."""
+        """Entries are [path, kind, mode, size, bytes of data in the payload, link target, links], parents
+        first."""
         per_file = frames.integer(request.meta, "max_file_bytes")
         left = frames.integer(request.meta, "max_total_bytes")
         entries: list[object] = []
@@ -181,7 +182,8 @@ class Workspace:
             if listing > _LISTING_BYTES:
                 raise OSError(errno.EFBIG, f"the names in {WORKSPACE} take more than {_LISTING_BYTES} bytes")
             parts.append(data)
-            entries.append([name, kind, stat.S_IMODE(status.st_mode), status.st_size, len(data), target])
+            mode = stat.S_IMODE(status.st_mode)
+            entries.append([name, kind, mode, status.st_size, len(data), target, status.st_nlink])
         return _reply({"entries": entries}, parts)
 
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
