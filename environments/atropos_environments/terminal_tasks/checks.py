@@ -6,21 +6,29 @@ Nothing here runs anything the agent wrote: archives are read in memory, within 
 from __future__ import annotations
 
 import io
+import json
+import re
 import tarfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeGuard
 
-from atropos_agent.sandbox.protocol import FileEntry
-from atropos_environments.terminal_tasks.task import Task
+from atropos_agent.sandbox.protocol import WORKSPACE, FileEntry
+from atropos_agent.trajectory import Json
+from atropos_environments.terminal_tasks.task import BySize, Task, Wanted
 
 MAX_UNPACKED_BYTES = 4 << 20
+MAX_JSON_BYTES = 64 << 10
 MAX_ANSWER_CHARS = 4096
+_MARKS = ('"', "'", "`", "**")
+_NUMBER_AND_STOP = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?\.")
 
 
 @dataclass(frozen=True, slots=True)
 class FileWith:
-    """A regular file with these bytes; a final newline more or less does not matter.
+    """A regular file, no hard link, with these bytes; a final newline more or less does not matter.
 
     With `executable` its owner must be allowed to run it.
     """
@@ -30,7 +38,7 @@ class FileWith:
 
     def holds(self, entry: FileEntry | None) -> bool:
         """True where the file is there, whole, with the right content."""
-        if entry is None or entry.kind != "file" or entry.size != len(entry.data):
+        if not _whole_file(entry) or entry.links != 1:
             return False
         if self.executable and not entry.mode & 0o100:
             return False
@@ -57,13 +65,17 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class LinkTo:
-    """A symbolic link with exactly this target."""
+    """A symbolic link with exactly this target; with `any_form`, "./" or "/workspace/" may precede it."""
 
     target: str
+    any_form: bool = False
 
     def holds(self, entry: FileEntry | None) -> bool:
         """True where the path is a link that says so."""
-        return entry is not None and entry.kind == "symlink" and entry.target.rstrip("/") == self.target
+        if entry is None or entry.kind != "symlink":
+            return False
+        others = (f"./{self.target}", f"{WORKSPACE}/{self.target}") if self.any_form else ()
+        return entry.target.rstrip("/") in (self.target, *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,26 @@ class ModeIs:
         """True where the nine permission bits are exactly these."""
         if entry is None or entry.mode & 0o777 != self.mode:
             return False
-        return entry.kind == "dir" if self.data is None else entry.kind == "file" and entry.data == self.data
+        if self.data is None:
+            return entry.kind == "dir"
+        return _whole_file(entry) and entry.links == 1 and entry.data == self.data
+
+
+@dataclass(frozen=True, slots=True)
+class JsonIs:
+    """A regular file that holds this JSON value, in any layout; a repeated key is no value."""
+
+    value: Json
+
+    def holds(self, entry: FileEntry | None) -> bool:
+        """True where the file can be read within bounds and says just this."""
+        if not _whole_file(entry) or entry.size > MAX_JSON_BYTES:
+            return False
+        try:
+            found = json.loads(entry.data.decode(), object_pairs_hook=_object, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            return False
+        return _text(found) == _text(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +120,7 @@ class TarOf:
 
     def holds(self, entry: FileEntry | None) -> bool:
         """True where the archive can be read within bounds and holds just these files."""
-        if entry is None or entry.kind != "file" or entry.size != len(entry.data):
+        if not _whole_file(entry):
             return False
         raw = _gunzip(entry.data) if self.gzip else entry.data
         return raw is not None and _tar_members(raw) == dict(self.members)
@@ -104,6 +135,24 @@ class GzipOf:
     def holds(self, entry: FileEntry | None) -> bool:
         """True where it unpacks within bounds to the right content."""
         return entry is not None and entry.kind == "file" and _gunzip(entry.data) == self.data
+
+
+def _whole_file(entry: FileEntry | None) -> TypeGuard[FileEntry]:
+    return entry is not None and entry.kind == "file" and entry.size == len(entry.data)
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _text(value: Json) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _gunzip(data: bytes) -> bytes | None:
@@ -139,8 +188,8 @@ def check(
 
     Parts, each in 0..1: "answer" (the final answer is the expected one), "files" (share of the wanted
     contents that are there), "gone" (share of the paths to remove that are gone), each only where the task
-    has it; "kept" (1.0 where no other path that was there has changed or is gone). The score is their
-    product, so that deleting what should have been moved earns nothing.
+    has it; "kept" (1.0 where no other path that was there has changed or is gone and, with `nothing_else`,
+    none has come). The score is their product, so that deleting what should have been moved earns nothing.
     """
     parts: dict[str, float] = {}
     if task.answer is not None:
@@ -149,10 +198,30 @@ def check(
     made = [path for path in task.wanted if path not in gone]
     for name, paths in (("files", made), ("gone", gone)):
         if paths:
-            parts[name] = sum(task.wanted[path].holds(after.get(path)) for path in paths) / len(paths)
-    untouched = (path for path in before if path not in task.wanted)
-    parts["kept"] = float(all(_unchanged(before[path], after.get(path)) for path in untouched))
+            parts[name] = sum(_holds(task.wanted[path], path, after) for path in paths) / len(paths)
+    parts["kept"] = float(_kept(task, before, after))
     return parts
+
+
+def _holds(wanted: Wanted | BySize, path: str, after: Mapping[str, FileEntry]) -> bool:
+    if isinstance(wanted, BySize):
+        other = after.get(wanted.path)
+        chosen = wanted.choices.get(other.size) if other else None
+        return chosen is not None and chosen.holds(after.get(path))
+    return wanted.holds(after.get(path))
+
+
+def _kept(task: Task, before: Mapping[str, FileEntry], after: Mapping[str, FileEntry]) -> bool:
+    known = {*before, *task.wanted}
+    if task.nothing_else:
+        folders = {str(folder) for path in task.wanted for folder in PurePosixPath(path).parents}
+        if not known | folders >= after.keys():
+            return False
+    return all(
+        _unchanged(before[path], after.get(path))
+        for path in before
+        if path not in task.wanted and (path in after or path not in task.may_go)
+    )
 
 
 def score_of(parts: Mapping[str, float]) -> float:
@@ -174,12 +243,20 @@ def _unchanged(before: FileEntry, after: FileEntry | None) -> bool:
 
 
 def _answer_matches(task: Task, final_response: str) -> bool:
-    lines = [_normal(line) for line in final_response[-MAX_ANSWER_CHARS:].splitlines() if line.strip()]
-    expected = [_normal(line) for line in (task.answer or "").splitlines() if line.strip()]
+    expected = [line.strip() for line in (task.answer or "").splitlines() if line.strip()]
+    said = [line.strip() for line in final_response[-MAX_ANSWER_CHARS:].splitlines() if line.strip()]
+    lines = [line if line in expected else _normal(line) for line in said]
     if task.answer_is_list:
         return sorted(lines) == sorted(expected)
     return lines[-len(expected) :] == expected
 
 
 def _normal(line: str) -> str:
-    return line.strip().strip("`").removeprefix("./").strip()
+    """A line without one pair of marks around it, a path's "/workspace/" or "./", a number's full stop."""
+    for mark in _MARKS:
+        if len(line) > 2 * len(mark) and line.startswith(mark) and line.endswith(mark):
+            line = line[len(mark) : -len(mark)].strip()
+            break
+    if _NUMBER_AND_STOP.fullmatch(line):
+        return line[:-1]
+    return line.removeprefix(f"{WORKSPACE}/").removeprefix("./")

@@ -48,6 +48,8 @@ def generate(family: str, difficulty: int, seed: int) -> Task:
         wanted=draft.wanted,
         modes=draft.modes,
         directories=draft.directories,
+        may_go=draft.may_go,
+        nothing_else=draft.nothing_else,
     )
 
 

@@ -31,6 +31,14 @@ class Wanted(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BySize:
+    """What is wanted of a path where that depends on the size in bytes of the file at `path`."""
+
+    path: str
+    choices: Mapping[int, Wanted]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One item: everything the sandbox is filled with, what is asked, and how it is judged.
 
@@ -38,7 +46,8 @@ class Task:
     at the start (relative path -> bytes), `modes` the permission bits of those that are not 0o644, and
     `directories` the folders that would otherwise not exist. `answer` is the expected final answer (None:
     any final text will do); with `answer_is_list` it is a set of lines in any order. `wanted` says which
-    paths must change and how; every other path must stay as it was.
+    paths must change and how; every other path must stay as it was, only those of `may_go` may vanish. With
+    `nothing_else` no path may appear but the wanted ones and their folders.
     """
 
     id: str
@@ -50,9 +59,11 @@ class Task:
     solution: tuple[Turn, ...]
     answer: str | None = None
     answer_is_list: bool = False
-    wanted: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    wanted: Mapping[str, Wanted | BySize] = field(default_factory=dict[str, Wanted | BySize])
     modes: Mapping[str, int] = field(default_factory=dict[str, int])
     directories: tuple[str, ...] = ()
+    may_go: tuple[str, ...] = ()
+    nothing_else: bool = False
 
     @property
     def final_response(self) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -57,6 +58,13 @@ def test_no_task_is_done_by_deleting_everything(family: str, difficulty: int) ->
     with workspace(task) as root:
         before = snapshot(root)
     assert score_of(check(task, task.final_response, before, {})) == 0
+
+
+@pytest.mark.parametrize(("family", "difficulty"), KINDS)
+def test_no_answer_is_right_more_than_half_of_the_time(family: str, difficulty: int) -> None:
+    answers = Counter(generate(family, difficulty, seed).answer for seed in range(100))
+    del answers[None]
+    assert all(count <= 50 for count in answers.values()), answers.most_common(1)
 
 
 @pytest.mark.parametrize("family", families())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from atropos_environments.terminal_tasks.task import Turn, Wanted
+from atropos_environments.terminal_tasks.task import BySize, Turn, Wanted
 from atropos_environments.terminal_tasks.words import LEXICON, Namer, lines
 
 NUMBER_ONLY = ("Answer with the number only.", "Reply with just the number.", "Give only the number.")
@@ -26,9 +26,11 @@ class Draft:
     solution: tuple[Turn, ...]
     answer: str | None = None
     answer_is_list: bool = False
-    wanted: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    wanted: Mapping[str, Wanted | BySize] = field(default_factory=dict[str, Wanted | BySize])
     modes: Mapping[str, int] = field(default_factory=dict[str, int])
     directories: tuple[str, ...] = ()
+    may_go: tuple[str, ...] = ()
+    nothing_else: bool = False
 
 
 Builder: TypeAlias = Callable[[random.Random, Namer, int], Draft]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from atropos_environments.terminal_tasks.checks import FileWith
 from atropos_environments.terminal_tasks.families.draft import Draft, decoys, family, q, rows, run, sentence
-from atropos_environments.terminal_tasks.task import Turn, Wanted
+from atropos_environments.terminal_tasks.task import BySize, Turn, Wanted
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 
@@ -210,7 +211,7 @@ def write_script(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         target = f"{names.word()}.txt"
         body = [f"echo {word} > {target}"]
     script = ["#!/bin/sh", *body]
-    wanted: dict[str, Wanted] = {path: FileWith(lines(script), executable=True)}
+    wanted: dict[str, Wanted | BySize] = {path: FileWith(lines(script), executable=True)}
     write = f"printf '%s\\n' {' '.join(_quoted(row) for row in script)} > {q(path)} && chmod +x {q(path)}"
     asked = rng.choice(
         (
@@ -227,13 +228,18 @@ def write_script(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         turns.append(Turn(q(f"./{path}")))
     if difficulty >= 4:
         prompt += f"\nThen run it once, with its output in {shown(target)}."
-        shown_rows = [f"{word} {i}" for i in (1, 2, 3)]
         if difficulty == 5:
-            sizes = [*map(len, files.values()), len(lines(script)), 0]
-            shown_rows = [str(size) for size in sorted(sizes)]
-        wanted[target] = FileWith(lines(shown_rows))
+            whole = len(lines(script))
+            wanted[target] = BySize(path, {size: _sizes(files, size) for size in (whole, whole - 1)})
+        else:
+            wanted[target] = FileWith(lines([f"{word} {i}" for i in (1, 2, 3)]))
         turns.append(Turn(f"{q('./' + path)} > {q(target)}"))
     return Draft(prompt, files, tuple(turns), wanted=wanted)
+
+
+def _sizes(files: Mapping[str, bytes], script_size: int) -> FileWith:
+    """What a script of this size prints that lists the sizes of all files, its own empty output's too."""
+    return FileWith(lines([str(size) for size in sorted([*map(len, files.values()), script_size, 0])]))
 
 
 def _quoted(row: str) -> str:

@@ -90,7 +90,7 @@ def make_link(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         f=shown(link.split("/")[0]),
         n=shown(link.split("/")[-1]),
     )
-    wanted: dict[str, Wanted] = {link: LinkTo(target)}
+    wanted: dict[str, Wanted] = {link: LinkTo(target, any_form=difficulty < 3)}
     command = f"ln -s {'-- ' if target.startswith('-') else ''}{target_q(target)} {q(link)}"
     if difficulty == 4:
         second = f"{folder}/{names.stem()}"
@@ -154,13 +154,19 @@ def pack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 def unpack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """An archive here, a gzip file, into a folder, one member only, how many it holds."""
     folder, name = names.stem(), names.stem()
-    members = decoys(rng, names, 2, f"{folder}/")
+    members = decoys(rng, names, rng.randint(2, 6) if difficulty == 4 else 2, f"{folder}/")
     wanted: dict[str, Wanted] = {path: FileWith(data) for path, data in members.items()}
     if difficulty == 2:
         data, path = lines(rows(rng, 2)), names.file()
         prompt = rng.choice(("Decompress {}.", "Unpack {}.")).format(shown(f"{path}.gz"))
-        wanted = {path: FileWith(data), f"{path}.gz": Gone()}
-        return Draft(prompt, {f"{path}.gz": _gzip(data)}, run(f"gunzip {q(f'{path}.gz')}"), wanted=wanted)
+        packed = f"{path}.gz"
+        return Draft(
+            prompt,
+            {packed: _gzip(data)},
+            run(f"gunzip {q(packed)}"),
+            wanted={path: FileWith(data)},
+            may_go=(packed,),
+        )
     gzip = difficulty != 1
     name, option = (f"{name}.tar.gz", "-xzf") if gzip else (f"{name}.tar", "-xf")
     files = {name: _gzip(_tar(members)) if gzip else _tar(members)}
@@ -181,7 +187,8 @@ def unpack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         prompt = (
             f"How many files does the archive {shown(name)} hold? Do not unpack it. {rng.choice(NUMBER_ONLY)}"
         )
-        return Draft(prompt, files, run(f"tar -tzf {q(name)} | grep -vc '/$'"), answer=str(len(members)))
+        command = f"tar -tzf {q(name)} | grep -vc '/$'"
+        return Draft(prompt, files, run(command), answer=str(len(members)), nothing_else=True)
     path = rng.choice(sorted(members))
     stripped = path.split("/", 1)[1]
     prompt = (
@@ -189,7 +196,8 @@ def unpack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         "unpack nothing else."
     )
     command = f"tar -xzOf {q(name)} -- {target_q(path)} > {q(target)}"
-    return Draft(prompt, files, run(command), wanted={target: FileWith(members[f"{folder}/{stripped}"])})
+    judged = FileWith(members[f"{folder}/{stripped}"])
+    return Draft(prompt, files, run(command), wanted={target: judged}, nothing_else=True)
 
 
 @family

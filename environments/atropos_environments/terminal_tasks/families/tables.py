@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from atropos_environments.terminal_tasks.checks import FileWith
+from atropos_environments.terminal_tasks.checks import FileWith, JsonIs
 from atropos_environments.terminal_tasks.families.draft import (
     NUMBER_ONLY,
     TEXT_ONLY,
@@ -180,12 +180,10 @@ def json_value(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         return Draft(f"{asked.format(k=key, p=path)} {only}", files, run(command), answer=text)
     if difficulty == 3:
         new = rng.randint(100, 999)
-        changed = (json.dumps(record | {key: new}, indent=2) + "\n").encode()
         prompt = rng.choice(("In {p}, set {k} to {n}.", "Change the value of {k} in {p} to {n}."))
         command = f'sed -i \'s/"{key}": [0-9]*/"{key}": {new}/\' {q(source)}'
-        return Draft(
-            prompt.format(p=path, k=key, n=new), files, run(command), wanted={source: FileWith(changed)}
-        )
+        wanted = {source: JsonIs(record | {key: new})}
+        return Draft(prompt.format(p=path, k=key, n=new), files, run(command), wanted=wanted)
     people = [
         {"name": names.word(), "age": rng.randint(10, 80), "team": rng.choice(("red", "blue"))}
         for _ in range(6)

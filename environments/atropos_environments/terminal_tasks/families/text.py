@@ -100,7 +100,7 @@ def sort_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 def unique_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     """Distinct lines into a file, their number, the most frequent one, those that occur once."""
     path, target = names.file(), names.file()
-    pool = _distinct(rng, 2 + difficulty)
+    pool = _distinct(rng, rng.randint(3, 7) if difficulty == 2 else 2 + difficulty)
     content = rng.sample(pool * 2 + [pool[0]] * 2, len(pool) * 2 + 2)
     once = _distinct(rng, 1, 3)
     only, files = rng.choice(NUMBER_ONLY), {path: lines(content)}
