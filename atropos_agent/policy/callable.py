@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atropos_agent.config import DebugSettings
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
+from atropos_agent.policy.foreign import foreign
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
@@ -82,7 +83,7 @@ class CallablePolicy:
         if self._debugger.is_on:
             self._debugger.call(self._capabilities.model, self._asked(prompt, sampling), request)
         with heartbeat(self._debug, what):
-            answer = self._generate(prompt.ids, sampling)
+            answer = foreign(self._generate, prompt.ids, sampling)
             generated = await within(self._debug.chat_timeout_s, answer, what)
         if self._debugger.is_on:
             self._debugger.answer(self._capabilities.model, generated._asdict())

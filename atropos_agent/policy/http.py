@@ -22,6 +22,8 @@ from atropos_agent.trajectory import Completion, SamplingParams, Timings
 logger: logging.Logger = logging.getLogger(__name__)
 
 SESSION_HEADER = "X-Session-ID"
+PROBE_LIMIT_S = 30.0
+"""A server that accepts and never answers is named after this time, before anything is asked of it."""
 """Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 
 
@@ -116,7 +118,10 @@ class HttpPolicy:
         async with self._probing:
             if self._found is None:
                 try:
-                    self._found = await probe(self._transport, self._model, self._wire)
+                    limit_s = min(self._timeout_s or PROBE_LIMIT_S, PROBE_LIMIT_S)
+                    with heartbeat(self._settings, f"what {self._transport.origin} can do"):
+                        asking = probe(self._transport, self._model, self._wire)
+                        self._found = await within(limit_s, asking, self._transport.origin)
                 except ProviderError as error:
                     raise self._named(error, self._transport.origin) from None
                 logger.info("%s: %s", self._transport.origin, self._found[1])

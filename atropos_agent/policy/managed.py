@@ -17,6 +17,7 @@ import numpy as np
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, MalformedReply, ProviderError
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
+from atropos_agent.policy.foreign import foreign
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.managed_nodes import new_node, read_node
@@ -94,10 +95,10 @@ class ManagedPolicy:
     ) -> object:
         """The answer of somebody else's code, shown where asked for."""
         if not self._debugger.is_on:
-            return await _foreign(ask, asked)
+            return await _called(ask, asked)
         name = type(self._server).__name__
         self._debugger.call(name, {"model": _model(self._server), **asked}, request)
-        answer = await _foreign(ask, asked)
+        answer = await _called(ask, asked)
         self._debugger.answer(name, answer)
         return answer
 
@@ -123,11 +124,11 @@ class ManagedPolicy:
             **_sampling(sampling, extended=True),
         }
         answer = await self._call(ask, asked, request)
-        if not isinstance(answer, tuple) or len(answer) != 4 or not all(answer[1:]):
+        if not isinstance(answer, tuple) or len(answer) != 4 or any(len(part) == 0 for part in answer[1:]):
             raise MalformedReply(f"tokens_and_logprobs_completion returned {answer!r:.80}")
-        prompt_ids = common.token_ids([*answer[0]], "prompt_tokens")
-        ids = common.token_ids([*answer[1][0]], "output_tokens")
-        logprobs = common.logprobs([*answer[2][0]], "output_logprobs")
+        prompt_ids = common.token_ids(_listed(answer[0]), "prompt_tokens")
+        ids = common.token_ids(_listed(answer[1][0]), "output_tokens")
+        logprobs = common.logprobs(_listed(answer[2][0]), "output_logprobs")
         common.require_count(len(logprobs), len(ids), "logprobs", "sampled ids")
         if not np.array_equal(prompt_ids, prompt.ids):
             raise MalformedReply(
@@ -186,18 +187,10 @@ class ManagedPolicy:
             yield session
 
 
-async def _foreign(ask: Callable[..., Awaitable[object]] | None, asked: dict[str, object]) -> object:
-    """The answer of somebody else's code; whatever it raises becomes a ProviderError with words."""
+async def _called(ask: Callable[..., Awaitable[object]] | None, asked: dict[str, object]) -> object:
     if ask is None:
         raise ProviderError("the server object has no such method")
-    try:
-        return await ask(**asked)
-    except ProviderError:
-        raise
-    except Exception as error:
-        raise ProviderError(
-            f"{getattr(ask, '__qualname__', ask)}: {type(error).__name__}: {error}"
-        ) from error
+    return await foreign(ask, **asked)
 
 
 def _sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
@@ -206,6 +199,17 @@ def _sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
         asked.pop(name, None)
     asked["max_tokens"] = DEFAULT_MAX_TOKENS if sampling.max_tokens is None else sampling.max_tokens
     return asked
+
+
+def _listed(values: object) -> list[object]:
+    """A list, tuple or array as a list of plain Python values."""
+    try:
+        listed = np.asarray(values).tolist()
+    except (TypeError, ValueError) as error:
+        raise MalformedReply(f"expected a list of numbers, got {values!r:.80}") from error
+    if not isinstance(listed, list):
+        raise MalformedReply(f"expected a list of numbers, got {values!r:.80}")
+    return listed
 
 
 def _nodes(session: object) -> list[object] | None:

@@ -33,6 +33,7 @@ PROBE_TEXT = "Hello"
 ONE_TOKEN = SamplingParams(max_tokens=1, seed=1)
 ALTERNATIVES = 5
 SAME_LOGPROB = 1e-2
+BUSY_STATUSES = frozenset({401, 403, 429, 502, 503, 504, 529})
 SHARP = SamplingParams(temperature=0.25, max_tokens=1, seed=1)
 
 
@@ -51,14 +52,17 @@ async def probe(
 ) -> tuple[WireFormat, Capabilities]:
     """The best format the server answers properly, and what is known of it. `wire` forces one.
 
-    Raises ServerUnreachable, ModelNotFound, ServerRefused, or ProviderError naming every shape tried.
+    Only an answer that is about the shape leads to the next one. Raises ServerUnreachable, ModelNotFound,
+    ServerRefused (busy, or no right to ask), MalformedReply (cut off), or ProviderError naming every shape
+    tried.
     """
     served = await _served(transport)
     name = _model_name(served, model, transport.origin)
     refusals: list[str] = []
     for candidate in _candidates(name, wire):
+        reply = await _tried(transport, candidate, ONE_TOKEN)
         try:
-            await ask(transport, candidate, ONE_TOKEN)
+            _read(transport, candidate, ONE_TOKEN, reply)
         except ModelNotFound:
             raise
         except (MalformedReply, ServerRefused) as error:
@@ -70,10 +74,24 @@ async def probe(
 
 async def ask(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Completion:
     """One tiny completion. Raises ServerRefused or MalformedReply."""
-    prompt = _probe_prompt()
-    reply = await transport.send("POST", wire_format.path, wire_format.body(prompt, sampling))
+    return _read(transport, wire_format, sampling, await _tried(transport, wire_format, sampling))
+
+
+async def _tried(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Reply:
+    """The answer to one tiny request. Raises what says nothing of the shape: no answer, a cut one, busy."""
+    body = wire_format.body(_probe_prompt(), sampling)
+    reply = await transport.send("POST", wire_format.path, body)
+    if reply.status in BUSY_STATUSES:
+        url = transport.origin + wire_format.path
+        raise refusal(url, reply.status, reply.body, attempts=reply.attempts, model=_model_of(wire_format))
+    return reply
+
+
+def _read(
+    transport: Transport, wire_format: WireFormat, sampling: SamplingParams, reply: Reply
+) -> Completion:
     payload = decoded(reply, transport.origin + wire_format.path, model=_model_of(wire_format))
-    completion = wire_format.read(payload, Asked(len(prompt), sampling))
+    completion = wire_format.read(payload, Asked(len(_probe_prompt()), sampling))
     if wire_format.wire.gives_ids and completion.token_ids is None and completion.token_bytes is None:
         raise MalformedReply("no token ids and no token bytes in the answer")
     return completion

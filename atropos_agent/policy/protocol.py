@@ -12,8 +12,6 @@ import orjson
 
 from atropos_agent.trajectory import Completion, LogprobMode, Message, SamplingParams, TokenIds
 
-EMPTY_IDS: TokenIds = np.empty(0, np.int32)
-
 
 class Wire(StrEnum):
     """The request shape a policy uses, best first. `takes` and `gives` say what it carries."""

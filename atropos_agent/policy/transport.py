@@ -22,6 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from atropos_agent.errors import MalformedReply, ServerUnreachable
 from atropos_agent.policy.failures import shown_body
+from atropos_agent.telemetry import redact
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class _AttemptError(Exception):
 class Transport:
     """Sends requests to one server. Lives in the event loop that first used it, until `aclose`.
 
-    `origin` is scheme, host and port; `headers` go with every request.
+    `origin` is scheme, host and port, without a user part in every text; `headers` go with every request.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Transport:
         connect_timeout_s: float,
         max_attempts: int,
     ) -> None:
-        self.origin = origin
+        self.origin: str = redact(origin)
+        self._address = origin
         self._headers = httpx.Headers(dict(headers))
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
         self._connect_timeout_s = connect_timeout_s
@@ -148,7 +150,7 @@ class Transport:
                 "close it there first, or build one policy per loop"
             )
         if self._wire is None:
-            secure = self.origin.startswith("https:")
+            secure = self._address.startswith("https:")
             verify = httpx.create_ssl_context() if secure else False
             self._wire = AiohttpTransport(verify=verify, client=partial(_session, verify))
         return self._wire
@@ -158,7 +160,7 @@ class Transport:
     ) -> Reply:
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = httpx.URL(self.origin + path)
+            url = self._urls[path] = httpx.URL(self._address + path)
         request = httpx.Request(
             method, url, headers=self._headers, content=body, extensions={"timeout": self._timeout}
         )
