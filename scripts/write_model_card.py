@@ -83,6 +83,8 @@ prompt, tool or kind of request gives nonsense.
   and 1 to 5 in the rest; their reference solutions, every command executed and its real output recorded. One
   dialogue in twelve begins with a failing command that is not trained on. One batch in ten has another
   system prompt or other tools. The schedule goes by time, so that another run gives another, similar model.
+- After the training the checks became more exact: they accept equally right answers and refuse hard links.
+  `unique_lines/2` and `unpack_archive/4` draw their counts from wider ranges than the training data had.
 - Architecture: `Qwen3ForCausalLM` with tied embeddings. Tokenizer: byte-level BPE learnt on the dialogues,
   Qwen2 pre-tokenizer, 2048 tokens. Template: ChatML; the Hermes tags are tokens, but not special ones.
 - Files: `model.safetensors` (fp16; transformers, vLLM, SGLang) and `model.gguf` hold the same weights.
