@@ -130,13 +130,21 @@ async def test_a_prompt_beyond_the_context_is_an_overflow_and_a_full_context_is_
             await policy.complete(full, SamplingParams(max_tokens=1))
 
 
-@pytest.mark.parametrize("wire", [Wire.CHAT_LOGPROBS, Wire.TEXT, Wire.CHAT])
-async def test_its_openai_shapes_are_understood_too(server, codec, wire):
+async def test_its_chat_logprobs_give_the_ids(server, codec):
+    async with HttpPolicy(server.url, wire=Wire.CHAT_LOGPROBS) as policy:
+        completion = await policy.complete(new_prompt(codec), SamplingParams(max_tokens=20, seed=3))
+    assert completion.provenance is Provenance.FROM_LOGPROBS
+    assert len(ids_of(completion)) == len(logprobs_of(completion)) == completion.usage_completion_tokens
+    assert len(ids_of(completion)) > 0
+
+
+@pytest.mark.parametrize("wire", [Wire.TEXT, Wire.CHAT])
+async def test_its_other_openai_shapes_give_the_text(server, codec, wire):
     async with HttpPolicy(server.url, wire=wire) as policy:
         completion = await policy.complete(new_prompt(codec), SamplingParams(max_tokens=20, seed=3))
-    complete = completion.token_ids is not None
-    assert complete is (wire is Wire.CHAT_LOGPROBS and not completion.notes)
-    assert completion.provenance is (Provenance.FROM_LOGPROBS if complete else Provenance.RETOKENIZED)
+    assert completion.token_ids is None
+    assert completion.text
+    assert completion.provenance is Provenance.RETOKENIZED
 
 
 async def test_closing_the_policy_ends_the_server():
