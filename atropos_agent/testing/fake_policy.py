@@ -41,7 +41,6 @@ class FakeRequest:
     """What one call of `complete` was given."""
 
     prompt_ids: TokenIds
-    prompt_text: str
     messages: tuple[Message, ...]
     sampling: SamplingParams
     request: RequestInfo
@@ -102,9 +101,7 @@ class FakePolicy:
 
         Raises what the script says, and IndexError where a list of scripts has no entry for the step.
         """
-        self.requests.append(
-            FakeRequest(prompt.ids.copy(), prompt.text, tuple(prompt.messages), sampling, request)
-        )
+        self.requests.append(FakeRequest(prompt.ids.copy(), tuple(prompt.messages), sampling, request))
         script = self._script(prompt.messages, request.step_number)
         delay_s = self._delay_s + (script.delay_s if isinstance(script, FakeReply) else 0.0)
         await asyncio.sleep(delay_s)
