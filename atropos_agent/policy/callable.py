@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atropos_agent.config import DebugSettings
+from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
-from atropos_agent.policy.foreign import foreign
+from atropos_agent.policy.foreign import foreign, listed
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
@@ -77,7 +78,9 @@ class CallablePolicy:
     async def complete(
         self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
     ) -> Completion:
-        """One completion. Raises MalformedReply for counts or numbers that cannot be; RequestTimeout."""
+        """One completion. Raises MalformedReply for counts or numbers that cannot be; RequestTimeout;
+        ProviderError for whatever the engine raised.
+        """
         started = time.perf_counter()
         what = f"{self._capabilities.model} step {request.step_number} {request.rollout_id}"
         if self._debugger.is_on:
@@ -85,6 +88,8 @@ class CallablePolicy:
         with heartbeat(self._debug, what):
             answer = foreign(self._generate, prompt.ids, sampling)
             generated = await within(self._debug.chat_timeout_s, answer, what)
+        if not isinstance(generated, Generated):
+            raise MalformedReply(f"{what}: the engine returned {generated!r:.80}, not Generated")
         if self._debugger.is_on:
             self._debugger.answer(self._capabilities.model, generated._asdict())
         return self._checked(generated, prompt, sampling, Timings(request_s=time.perf_counter() - started))
@@ -105,10 +110,10 @@ class CallablePolicy:
     def _checked(
         self, generated: Generated, prompt: Prompt, sampling: SamplingParams, timings: Timings
     ) -> Completion:
-        ids = common.token_ids(np.asarray(generated.token_ids).tolist(), "token_ids")
+        ids = common.token_ids(listed(generated.token_ids, "token_ids"), "token_ids")
         logprobs = None
         if generated.logprobs is not None:
-            logprobs = common.logprobs(np.asarray(generated.logprobs).tolist(), "logprobs")
+            logprobs = common.logprobs(listed(generated.logprobs, "logprobs"), "logprobs")
             common.require_count(len(logprobs), len(ids), "logprobs", "sampled ids")
         has_logprobs = logprobs is not None
         return Completion(

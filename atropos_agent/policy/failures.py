@@ -10,6 +10,8 @@ from atropos_agent.errors import ContextOverflow, ModelNotFound, ServerRefused
 
 BODY_SHOWN = 400
 CONTEXT_PHRASES = ("context length", "context size", "longer than the maximum model length", "context window")
+SHAPE_STATUSES = frozenset({400, 404, 405, 415, 422, 501})
+"""The statuses that can mean "I do not speak this shape"; any other says nothing of it."""
 CONTEXT_CODES = ("exceed_context_size_error", "context_length_exceeded")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from atropos_agent.errors import ProviderError
+import numpy as np
+
+from atropos_agent.errors import MalformedReply, ProviderError
 
 T = TypeVar("T")
 
@@ -19,3 +21,14 @@ async def foreign(ask: Callable[..., Awaitable[T]], *arguments: object, **named:
     except Exception as error:
         name = getattr(ask, "__qualname__", ask)
         raise ProviderError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def listed(values: object, where: str) -> list[object]:
+    """A list, tuple or array as a list of plain Python values. Raises MalformedReply naming `where`."""
+    try:
+        plain = np.asarray(values).tolist()
+    except (TypeError, ValueError):
+        plain = None
+    if not isinstance(plain, list):
+        raise MalformedReply(f"{where} is {values!r:.80}, not a flat list of numbers")
+    return plain

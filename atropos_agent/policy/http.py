@@ -22,9 +22,9 @@ from atropos_agent.trajectory import Completion, SamplingParams, Timings
 logger: logging.Logger = logging.getLogger(__name__)
 
 SESSION_HEADER = "X-Session-ID"
+"""Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 PROBE_LIMIT_S = 30.0
 """A server that accepts and never answers is named after this time, before anything is asked of it."""
-"""Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 
 
 class HttpPolicy:
@@ -158,7 +158,8 @@ def _origin(base_url: str) -> str:
     """Scheme, host, port and path prefix, without a trailing `/v1`."""
     parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"base_url {base_url!r} is no HTTP address; give e.g. http://127.0.0.1:8000/v1")
+        shown = base_url.rpartition("@")[2]
+        raise ConfigError(f"base_url {shown!r} is no HTTP address; give e.g. http://127.0.0.1:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -15,9 +15,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from atropos_agent.config import DebugSettings
-from atropos_agent.errors import ConfigError, MalformedReply, ProviderError
+from atropos_agent.errors import ConfigError, MalformedReply, ModelNotFound, ProviderError
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
-from atropos_agent.policy.foreign import foreign
+from atropos_agent.policy.failures import SHAPE_STATUSES
+from atropos_agent.policy.foreign import foreign, listed
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.managed_nodes import new_node, read_node
@@ -37,6 +38,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 DEFAULT_MAX_TOKENS = 2048
 """Asked for where nothing bounds a completion: some engines stop after 16 tokens otherwise."""
 PROBE_IDS = (1, 2)
+NO_SUCH_ANSWER = (NotImplementedError, AttributeError, TypeError, ValueError, LookupError)
+"""What comes out of a server object that has no ids to give, or reads another shape than it was answered."""
 
 
 @runtime_checkable
@@ -109,6 +112,8 @@ class ManagedPolicy:
             try:
                 await self._by_ids(prompt, SamplingParams(max_tokens=1), ANONYMOUS)
             except ProviderError as error:
+                if not _lacks_ids(error):
+                    raise
                 logger.warning("%s gives no ids: %s", type(self._server).__name__, error)
             else:
                 return Wire.IN_PROCESS
@@ -124,17 +129,15 @@ class ManagedPolicy:
             **_sampling(sampling, extended=True),
         }
         answer = await self._call(ask, asked, request)
-        if not isinstance(answer, tuple) or len(answer) != 4 or any(len(part) == 0 for part in answer[1:]):
-            raise MalformedReply(f"tokens_and_logprobs_completion returned {answer!r:.80}")
-        prompt_ids = common.token_ids(_listed(answer[0]), "prompt_tokens")
-        ids = common.token_ids(_listed(answer[1][0]), "output_tokens")
-        logprobs = common.logprobs(_listed(answer[2][0]), "output_logprobs")
+        sent, sampled, scored, reason = _first_of_each(answer)
+        prompt_ids = common.token_ids(listed(sent, "prompt_tokens"), "prompt_tokens")
+        ids = common.token_ids(listed(sampled, "output_tokens"), "output_tokens")
+        logprobs = common.logprobs(listed(scored, "output_logprobs"), "output_logprobs")
         common.require_count(len(logprobs), len(ids), "logprobs", "sampled ids")
         if not np.array_equal(prompt_ids, prompt.ids):
             raise MalformedReply(
                 f"the server changed the prompt: {len(prompt)} ids sent, {len(prompt_ids)} used"
             )
-        reason = answer[3][0]
         return Completion(
             text="",
             token_ids=ids,
@@ -201,15 +204,27 @@ def _sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
     return asked
 
 
-def _listed(values: object) -> list[object]:
-    """A list, tuple or array as a list of plain Python values."""
+def _first_of_each(answer: object) -> tuple[object, object, object, object]:
+    """Prompt ids, and of the first completion its ids, logprobs and finish reason, all unchecked."""
     try:
-        listed = np.asarray(values).tolist()
-    except (TypeError, ValueError) as error:
-        raise MalformedReply(f"expected a list of numbers, got {values!r:.80}") from error
-    if not isinstance(listed, list):
-        raise MalformedReply(f"expected a list of numbers, got {values!r:.80}")
-    return listed
+        prompt_ids, ids, logprobs, reasons = answer  # type: ignore[misc]
+        return prompt_ids, ids[0], logprobs[0], reasons[0]  # type: ignore[has-type]
+    except (TypeError, ValueError, LookupError):
+        raise MalformedReply(f"tokens_and_logprobs_completion returned {answer!r:.80}") from None
+
+
+def _lacks_ids(error: BaseException) -> bool:
+    """True where `error`, or what caused it, says that ids cannot be had; not where something just broke."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModelNotFound):
+            return False
+        if isinstance(cause, NO_SUCH_ANSWER):
+            return True
+        if SHAPE_STATUSES & {getattr(cause, "status", None), getattr(cause, "status_code", None)}:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _nodes(session: object) -> list[object] | None:

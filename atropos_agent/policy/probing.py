@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from atropos_agent.errors import MalformedReply, ModelNotFound, ProviderError, ServerRefused
-from atropos_agent.policy.failures import refusal, shown_body
+from atropos_agent.policy.failures import SHAPE_STATUSES, refusal, shown_body
 from atropos_agent.policy.protocol import Capabilities, Prompt, Wire
 from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import (
@@ -33,7 +33,6 @@ PROBE_TEXT = "Hello"
 ONE_TOKEN = SamplingParams(max_tokens=1, seed=1)
 ALTERNATIVES = 5
 SAME_LOGPROB = 1e-2
-BUSY_STATUSES = frozenset({401, 403, 429, 502, 503, 504, 529})
 SHARP = SamplingParams(temperature=0.25, max_tokens=1, seed=1)
 
 
@@ -53,8 +52,8 @@ async def probe(
     """The best format the server answers properly, and what is known of it. `wire` forces one.
 
     Only an answer that is about the shape leads to the next one. Raises ServerUnreachable, ModelNotFound,
-    ServerRefused (busy, or no right to ask), MalformedReply (cut off), or ProviderError naming every shape
-    tried.
+    ServerRefused (busy, broken, or no right to ask), MalformedReply (cut off), or ProviderError naming
+    every shape tried.
     """
     served = await _served(transport)
     name = _model_name(served, model, transport.origin)
@@ -78,13 +77,17 @@ async def ask(transport: Transport, wire_format: WireFormat, sampling: SamplingP
 
 
 async def _tried(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Reply:
-    """The answer to one tiny request. Raises what says nothing of the shape: no answer, a cut one, busy."""
+    """The answer to one tiny request; see `_telling`."""
     body = wire_format.body(_probe_prompt(), sampling)
     reply = await transport.send("POST", wire_format.path, body)
-    if reply.status in BUSY_STATUSES:
-        url = transport.origin + wire_format.path
-        raise refusal(url, reply.status, reply.body, attempts=reply.attempts, model=_model_of(wire_format))
-    return reply
+    return _telling(reply, transport.origin + wire_format.path, model=_model_of(wire_format))
+
+
+def _telling(reply: Reply, url: str, *, model: str) -> Reply:
+    """`reply` where it tells what the server can do. Raises ServerRefused where it is about the moment."""
+    if 200 <= reply.status < 300 or reply.status in SHAPE_STATUSES:
+        return reply
+    raise refusal(url, reply.status, reply.body, attempts=reply.attempts, model=model)
 
 
 def _read(
@@ -113,11 +116,10 @@ def decoded(reply: Reply, url: str, *, model: str) -> Payload:
 
 
 async def _served(transport: Transport) -> Served:
-    reply = await transport.send("GET", "/v1/models")
-    if reply.status in (401, 403):
-        raise refusal(f"{transport.origin}/v1/models", reply.status, reply.body, attempts=1, model="")
+    url = f"{transport.origin}/v1/models"
+    reply = _telling(await transport.send("GET", "/v1/models"), url, model="")
     try:
-        listed = decoded(reply, f"{transport.origin}/v1/models", model="").get("data")
+        listed = decoded(reply, url, model="").get("data")
         models = [common.mapping(entry, "data[]") for entry in common.entries(listed, "data")]
         names = tuple(common.string(entry.get("id"), "data[].id") for entry in models)
     except ProviderError as error:
@@ -193,7 +195,7 @@ async def _logprob_mode(
     """RAW where temperature leaves the alternatives of one position as they are, else PROCESSED."""
     seen: list[dict[str, float]] = []
     for sampling in (ONE_TOKEN, SHARP):
-        reply = await transport.send("POST", wide.path, wide.body(_probe_prompt(), sampling))
+        reply = await _tried(transport, wide, sampling)
         try:
             seen.append(alternatives(decoded(reply, transport.origin + wide.path, model=_model_of(wide))))
         except (MalformedReply, ServerRefused) as error:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -22,7 +23,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from atropos_agent.errors import MalformedReply, ServerUnreachable
 from atropos_agent.policy.failures import shown_body
-from atropos_agent.telemetry import redact
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -62,19 +62,21 @@ class _AttemptError(Exception):
 class Transport:
     """Sends requests to one server. Lives in the event loop that first used it, until `aclose`.
 
-    `origin` is scheme, host and port, without a user part in every text; `headers` go with every request.
+    `address` is scheme, host, port and path prefix; `origin` is the same without a user and password, for
+    texts and logs. `headers` go with every request.
     """
 
     def __init__(
         self,
-        origin: str,
+        address: str,
         headers: Mapping[str, str],
         *,
         connect_timeout_s: float,
         max_attempts: int,
     ) -> None:
-        self.origin: str = redact(origin)
-        self._address = origin
+        parts = urlsplit(address)
+        self.origin: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._address = address
         self._headers = httpx.Headers(dict(headers))
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
         self._connect_timeout_s = connect_timeout_s

@@ -1,10 +1,11 @@
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atropos_agent.config import DebugSettings
-from atropos_agent.errors import MalformedReply, RequestTimeout
+from atropos_agent.errors import MalformedReply, ProviderError, RequestTimeout
 from atropos_agent.policy import CallablePolicy, Generated, Policy
 from atropos_agent.trajectory import FinishReason, LogprobProvenance, Provenance, SamplingParams
 from tests.completions import ids_of, logprobs_of
@@ -63,3 +64,35 @@ async def test_the_chat_timeout_holds_for_an_engine_too(prompt):
     policy = CallablePolicy(generate, debug=DebugSettings(chat_timeout_s=0.1))
     with pytest.raises(RequestTimeout, match=r"in-process step 1 .*0\.1 s"):
         await policy.complete(prompt, SamplingParams())
+
+
+async def test_an_engine_that_fails_is_a_provider_error_with_its_words(prompt):
+    async def out_of_memory(prompt_ids, sampling):
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(ProviderError, match="out_of_memory: RuntimeError: CUDA out of memory"):
+        await CallablePolicy(out_of_memory).complete(prompt, SamplingParams())
+
+
+async def test_a_cancel_passes_through_an_engine(prompt):
+    running = asyncio.Event()
+
+    async def hangs(prompt_ids, sampling):
+        running.set()
+        await asyncio.sleep(60)
+        return Generated([])
+
+    task = asyncio.create_task(CallablePolicy(hangs).complete(prompt, SamplingParams()))
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+RAGGED: list[Any] = [[4], [5, 6]]
+
+
+@pytest.mark.parametrize("garbled", [None, ([4], [-0.5]), Generated(RAGGED), Generated([4], RAGGED)])
+async def test_what_is_no_generated_is_a_malformed_reply(prompt, garbled):
+    with pytest.raises(MalformedReply):
+        await engine(garbled).complete(prompt, SamplingParams())

@@ -3,6 +3,7 @@
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from atropos_agent.config import DebugSettings
@@ -114,6 +115,61 @@ async def test_an_endpoint_without_ids_falls_back_to_its_text(prompt):
     completion = await policy.complete(prompt, SAMPLING)
     assert (await policy.probe()).wire is Wire.CHAT
     assert (completion.text, completion.provenance) == ("hello", Provenance.RETOKENIZED)
+
+
+class FakeStatusError(Exception):
+    """An HTTP status as client libraries raise it."""
+
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize("error", [FakeStatusError(404), KeyError("output_ids")])
+async def test_an_error_about_the_shape_leads_to_the_text(error):
+    assert (await ManagedPolicy(FakeTokenServer(error)).probe()).wire is Wire.CHAT
+
+
+@pytest.mark.parametrize("error", [FakeStatusError(503), TimeoutError(), RuntimeError("CUDA out of memory")])
+async def test_a_passing_error_never_costs_the_ids(error):
+    server = FakeTokenServer(error)
+    policy = ManagedPolicy(server)
+    with pytest.raises(ProviderError, match=type(error).__name__):
+        await policy.probe()
+    server.answer = ([[5]], [[-0.5]], ["stop"])
+    assert (await policy.probe()).wire is Wire.IN_PROCESS
+
+
+async def test_arrays_are_as_good_as_lists(prompt):
+    answer = (np.array([[5, 6]], np.uint32), [np.array([-0.25, -0.5], np.float32)], np.array(["stop"]))
+    completion = await ManagedPolicy(FakeTokenServer(answer)).complete(prompt, SAMPLING)
+    assert ids_of(completion).tolist() == [5, 6]
+    assert logprobs_of(completion).tolist() == [-0.25, -0.5]
+    listed = ([[np.int64(5), np.int32(6)]], [[np.float32(-0.25), -0.5]], ["stop"])
+    completion = await ManagedPolicy(FakeTokenServer(listed)).complete(prompt, SAMPLING)
+    assert ids_of(completion).tolist() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        ([[5]], [None], ["stop"]),
+        ([[5]], [[None]], ["stop"]),
+        ([5], [-0.5], ["stop"]),
+        ([[5]], [[-0.5]], []),
+        ([[5]], [[-0.5]], None),
+        ([[5]], [[-0.5]]),
+        ([[[5], [6, 7]]], [[-0.5]], ["stop"]),
+        (np.array([5]), np.array([-0.5]), np.array(["stop"])),
+    ],
+)
+async def test_what_a_server_object_garbles_is_a_malformed_reply(prompt, garbled):
+    server = FakeTokenServer(([[5]], [[-0.5]], ["stop"]))
+    policy = ManagedPolicy(server)
+    await policy.probe()
+    server.answer = garbled
+    with pytest.raises(MalformedReply):
+        await policy.complete(prompt, SAMPLING)
 
 
 @pytest.mark.parametrize("wrap", [lambda session: session, FakeManager])

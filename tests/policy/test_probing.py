@@ -1,29 +1,54 @@
+"""What a probe concludes, and what it must not conclude."""
+
 import asyncio
 
 import pytest
 
 from atropos_agent.errors import (
+    ConfigError,
     MalformedReply,
     ProviderError,
     RequestTimeout,
     ServerRefused,
-    ServerUnreachable,
 )
-from atropos_agent.policy import CallablePolicy, HttpPolicy, ManagedPolicy, Prompt, Wire
+from atropos_agent.policy import HttpPolicy, Wire
+from atropos_agent.policy.http import PROBE_LIMIT_S
+from atropos_agent.policy.protocol import RequestInfo
 from atropos_agent.testing import FakeServer, Fault
 from atropos_agent.trajectory import SamplingParams
 
+SAMPLING = SamplingParams(max_tokens=20)
+
 
 @pytest.mark.parametrize("wire", [Wire.VLLM, Wire.LLAMA_CPP])
-@pytest.mark.parametrize(("fault", "error"), [(Fault.BUSY, ServerRefused), (Fault.CUT_BODY, MalformedReply)])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.BUSY, ServerRefused),
+        (Fault.INTERNAL_ERROR, ServerRefused),
+        (Fault.UNAUTHORIZED, ServerRefused),
+        (Fault.CUT_BODY, MalformedReply),
+    ],
+)
 async def test_a_passing_fault_never_lowers_what_the_server_is_taken_for(wire, fault, error):
-    answers = iter([fault] * 2)
-    async with FakeServer(lambda ask: next(answers, "hi"), wire=wire) as server:
-        policy = HttpPolicy(server.url, max_attempts=2)
+    faulty = True
+    async with (
+        FakeServer(lambda ask: fault if faulty else "hi", wire=wire) as server,
+        HttpPolicy(server.url, max_attempts=2) as policy,
+    ):
         with pytest.raises(error):
             await policy.probe()
+        faulty = False
         assert (await policy.probe()).wire is wire
-        await policy.aclose()
+
+
+@pytest.mark.parametrize("fault", [Fault.BAD_REQUEST, Fault.HTML, Fault.MISSING_IDS])
+async def test_an_answer_about_the_shape_leads_to_the_next_one(fault):
+    async with (
+        FakeServer(lambda ask: fault if ask.path == "/v1/completions" else "hi", wire=Wire.VLLM) as server,
+        HttpPolicy(server.url, max_attempts=2) as policy,
+    ):
+        assert (await policy.probe()).wire not in (Wire.VLLM, Wire.TEXT)
 
 
 async def test_a_server_that_never_answers_is_named_in_time():
@@ -34,55 +59,28 @@ async def test_a_server_that_never_answers_is_named_in_time():
 
     silent = await asyncio.start_server(hold, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    policy = HttpPolicy(f"http://127.0.0.1:{port}", request_timeout_s=0.5)
-    with pytest.raises((RequestTimeout, ServerUnreachable), match=str(port)):
-        await asyncio.wait_for(policy.probe(), 10)
-    await policy.aclose()
-    silent.close()
-    await silent.wait_closed()
+    async with silent, HttpPolicy(f"http://127.0.0.1:{port}", request_timeout_s=0.2) as policy:
+        with pytest.raises(RequestTimeout, match=f"127.0.0.1:{port} within 0.2 s"):
+            await asyncio.wait_for(policy.probe(), PROBE_LIMIT_S)
+        await policy.aclose()
 
 
-async def test_a_password_in_the_url_reaches_no_text(caplog):
-    caplog.set_level("DEBUG")
-    policy = HttpPolicy("http://bob:hunter2@127.0.0.1:9", max_attempts=2)
-    with pytest.raises(ProviderError) as failure:
-        await policy.probe()
-    await policy.aclose()
-    assert "127.0.0.1:9" in str(failure.value)
-    assert "hunter2" not in str(failure.value) + caplog.text
+@pytest.mark.parametrize("password", ["hunter2", "hun@ter2"])
+@pytest.mark.parametrize("fault", [None, Fault.CUT_BODY, Fault.BUSY, Fault.HTML])
+async def test_a_password_in_the_url_reaches_no_text(caplog, prompt, password, fault):
+    caplog.set_level("DEBUG", "atropos_agent")
+    async with FakeServer(lambda ask: fault if ask.session else "hi") as server:
+        host = server.url.removeprefix("http://")
+        if fault is None:
+            await server.aclose()
+        async with HttpPolicy(f"http://bob:{password}@{host}", max_attempts=2) as policy:
+            with pytest.raises(ProviderError) as failure:
+                await policy.complete(prompt, SAMPLING, request=RequestInfo("r"))
+    assert f"http://{host}" in str(failure.value)
+    assert "ter2" not in str(failure.value) + caplog.text
 
 
-async def test_an_engine_that_fails_is_a_provider_error_and_a_cancel_passes():
-    async def out_of_memory(ids, sampling):
-        raise RuntimeError("CUDA out of memory")
-
-    async def hangs(ids, sampling):
-        await asyncio.sleep(60)
-
-    with pytest.raises(ProviderError, match="out_of_memory: RuntimeError: CUDA out of memory"):
-        await CallablePolicy(out_of_memory, model="mine").complete(Prompt(), SamplingParams())
-    task = asyncio.create_task(CallablePolicy(hangs, model="mine").complete(Prompt(), SamplingParams()))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-@pytest.mark.parametrize("logprobs", [[None], [[None, -1.0]], -0.5])
-async def test_what_a_server_object_garbles_is_a_malformed_reply(logprobs):
-    class Garbled:
-        model_name = "m"
-
-        async def tokens_and_logprobs_completion(self, input_ids, prompt, **_):
-            return input_ids, [[5, 6]], [logprobs], ["stop"]
-
-    with pytest.raises(ProviderError):
-        await ManagedPolicy(Garbled())._by_ids(prompt_of(1, 2), SamplingParams(), None)
-
-
-def prompt_of(*ids: int) -> Prompt:
-    import numpy as np
-
-    prompt = Prompt()
-    prompt.extend(np.array(ids, np.int32))
-    return prompt
+def test_a_password_in_a_bad_url_is_not_shown():
+    with pytest.raises(ConfigError, match="'host' is no HTTP address") as failure:
+        HttpPolicy("ftp://bob:hunter2@host")
+    assert "hunter2" not in str(failure.value)
