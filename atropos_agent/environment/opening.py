@@ -10,7 +10,7 @@ from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validat
 from atropos_agent.environment.agent_env import AgentEnv
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.plugins import load
-from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy
+from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import probe_backend
 
@@ -44,6 +44,7 @@ def _build_policy(config: PolicyConfig) -> EmbeddedPolicy | HttpPolicy:
         config.base_url,
         model=config.model,
         api_key=None if config.api_key is None else config.api_key.get_secret_value(),
+        wire=None if config.wire is None else Wire(config.wire),
         max_concurrency=config.max_concurrency,
         connect_timeout_s=config.connect_timeout_s,
         request_timeout_s=config.request_timeout_s,
