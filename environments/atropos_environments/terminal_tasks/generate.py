@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 
 from atropos_agent.errors import ConfigError
 from atropos_environments.terminal_tasks.families import (
@@ -35,22 +36,8 @@ def generate(family: str, difficulty: int, seed: int) -> Task:
     identity = f"{family}/{difficulty}/{seed}"
     rng = random.Random(identity)
     draft = BUILDERS[family](rng, Namer(rng, difficulty), difficulty)
-    return Task(
-        id=identity,
-        family=family,
-        difficulty=difficulty,
-        seed=seed,
-        prompt=draft.prompt,
-        files=draft.files,
-        solution=draft.solution,
-        answer=draft.answer,
-        answer_is_list=draft.answer_is_list,
-        wanted=draft.wanted,
-        modes=draft.modes,
-        directories=draft.directories,
-        may_go=draft.may_go,
-        nothing_else=draft.nothing_else,
-    )
+    drafted = {field.name: getattr(draft, field.name) for field in fields(draft)}
+    return Task(id=identity, family=family, difficulty=difficulty, seed=seed, **drafted)
 
 
 def task_from_id(identity: str) -> Task:

@@ -39,21 +39,16 @@ class BySize:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One item: everything the sandbox is filled with, what is asked, and how it is judged.
+class Draft:
+    """A task without its identity: everything the sandbox is filled with, what is asked, how it is judged.
 
-    `id` is "family/difficulty/seed" and rebuilds the same task on any machine. `files` are the regular files
-    at the start (relative path -> bytes), `modes` the permission bits of those that are not 0o644, and
-    `directories` the folders that would otherwise not exist. `answer` is the expected final answer (None:
-    any final text will do); with `answer_is_list` it is a set of lines in any order. `wanted` says which
-    paths must change and how; every other path must stay as it was, only those of `may_go` may vanish. With
-    `nothing_else` no path may appear but the wanted ones and their folders.
+    `files` are the regular files at the start (relative path -> bytes), `modes` the permission bits of those
+    that are not 0o644, and `directories` the folders that would otherwise not exist. `answer` is the expected
+    final answer (None: any final text will do); with `answer_is_list` it is a set of lines in any order.
+    `wanted` says which paths must change and how; every other path must stay as it was, only those of
+    `may_go` may vanish. With `nothing_else` no path may appear but the wanted ones and their folders.
     """
 
-    id: str
-    family: str
-    difficulty: int
-    seed: int
     prompt: str
     files: Mapping[str, bytes]
     solution: tuple[Turn, ...]
@@ -64,6 +59,16 @@ class Task:
     directories: tuple[str, ...] = ()
     may_go: tuple[str, ...] = ()
     nothing_else: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task(Draft):
+    """One item. `id` is "family/difficulty/seed" and rebuilds the same task on any machine."""
+
+    id: str
+    family: str
+    difficulty: int
+    seed: int
 
     @property
     def final_response(self) -> str:

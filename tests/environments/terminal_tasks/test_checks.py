@@ -28,10 +28,10 @@ def task(
     answer: str | None = None, wanted: dict[str, Wanted] | None = None, *, as_list: bool = False
 ) -> Task:
     return Task(
-        "made/1/0",
-        "made",
-        1,
-        0,
+        id="made/1/0",
+        family="made",
+        difficulty=1,
+        seed=0,
         prompt="?",
         files={},
         solution=(Turn("true"),),

@@ -6,7 +6,6 @@ import random
 
 from atropos_environments.terminal_tasks.families.draft import (
     NUMBER_ONLY,
-    Draft,
     decoys,
     family,
     q,
@@ -14,6 +13,7 @@ from atropos_environments.terminal_tasks.families.draft import (
     run,
     sentence,
 )
+from atropos_environments.terminal_tasks.task import Draft
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import random
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TypeAlias
 
-from atropos_environments.terminal_tasks.task import BySize, Turn, Wanted
+from atropos_environments.terminal_tasks.task import Draft, Turn
 from atropos_environments.terminal_tasks.words import LEXICON, Namer, lines
 
 NUMBER_ONLY = ("Answer with the number only.", "Reply with just the number.", "Give only the number.")
 PATH_ONLY = ("Answer with the path only.", "Reply with just its path.", "Give only the path.")
 NAME_ONLY = ("Answer with the file name only.", "Reply with just the name.", "Give only the file name.")
 TEXT_ONLY = ("Answer with it only.", "Reply with just that.", "Give nothing else.")
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A task without its identity; fields as in `Task`."""
-
-    prompt: str
-    files: Mapping[str, bytes]
-    solution: tuple[Turn, ...]
-    answer: str | None = None
-    answer_is_list: bool = False
-    wanted: Mapping[str, Wanted | BySize] = field(default_factory=dict[str, Wanted | BySize])
-    modes: Mapping[str, int] = field(default_factory=dict[str, int])
-    directories: tuple[str, ...] = ()
-    may_go: tuple[str, ...] = ()
-    nothing_else: bool = False
 
 
 Builder: TypeAlias = Callable[[random.Random, Namer, int], Draft]

@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 
 from atropos_environments.terminal_tasks.checks import FileWith
-from atropos_environments.terminal_tasks.families.draft import Draft, decoys, family, q, rows, run, sentence
-from atropos_environments.terminal_tasks.task import BySize, Turn, Wanted
+from atropos_environments.terminal_tasks.families.draft import decoys, family, q, rows, run, sentence
+from atropos_environments.terminal_tasks.task import BySize, Draft, Turn, Wanted
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 

@@ -7,7 +7,6 @@ import random
 from atropos_environments.terminal_tasks.families.draft import (
     NAME_ONLY,
     PATH_ONLY,
-    Draft,
     decoys,
     family,
     q,
@@ -15,6 +14,7 @@ from atropos_environments.terminal_tasks.families.draft import (
     run,
     sentence,
 )
+from atropos_environments.terminal_tasks.task import Draft
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from atropos_environments.terminal_tasks.checks import FileWith, Folder, Gone
-from atropos_environments.terminal_tasks.families.draft import Draft, decoys, family, q, rows, run
-from atropos_environments.terminal_tasks.task import Turn, Wanted
+from atropos_environments.terminal_tasks.families.draft import decoys, family, q, rows, run
+from atropos_environments.terminal_tasks.task import Draft, Turn, Wanted
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 

@@ -11,14 +11,13 @@ import zlib
 from atropos_environments.terminal_tasks.checks import FileWith, Folder, Gone, GzipOf, LinkTo, ModeIs, TarOf
 from atropos_environments.terminal_tasks.families.draft import (
     NUMBER_ONLY,
-    Draft,
     decoys,
     family,
     q,
     rows,
     run,
 )
-from atropos_environments.terminal_tasks.task import Turn, Wanted
+from atropos_environments.terminal_tasks.task import Draft, Turn, Wanted
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 

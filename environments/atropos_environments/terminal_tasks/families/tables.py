@@ -9,12 +9,12 @@ from atropos_environments.terminal_tasks.checks import FileWith, JsonIs
 from atropos_environments.terminal_tasks.families.draft import (
     NUMBER_ONLY,
     TEXT_ONLY,
-    Draft,
     family,
     q,
     run,
     sentence,
 )
+from atropos_environments.terminal_tasks.task import Draft
 from atropos_environments.terminal_tasks.words import Namer, lines, shown
 
 
