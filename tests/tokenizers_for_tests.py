@@ -87,19 +87,16 @@ NO_FINAL_CLOSE = CHATML.replace(
 BREAK_BEFORE_CLOSE = CHATML.replace("'<|im_end|>\\n'", "'\\n<|im_end|>\\n'")
 # The last character of the close and the line breaks after it are one token.
 STRADDLED_CLOSE = PLAIN_CLOSE.replace("### end", "### end.")
-# Branch on content that no probe holds.
-HIDDEN_BRANCH = CHATML.replace(
-    "m.content + '<|im_end|>\\n'",
-    "m.content + (' (noted)' if 'xyzzy' in m.content else '') + '<|im_end|>\\n'",
-)
-HIDDEN_IN_QUESTION = CHATML.replace(
-    "+ m.role", "+ (m.role | upper if 'xyzzy' in messages[0].content else m.role)"
-)
 DEPENDS_ON_TEXT = CHATML.replace(
     "'<|im_end|>\\n'", "('<|im_end|>\\n' if m.content | length % 2 else '<|im_end|>\\n\\n')"
 )
 DEPENDS_ON_TURN = CHATML.replace("'<|im_end|>\\n'", "'<|im_end|>' + ('\\n' if messages | length < 6 else '')")
 ONE_TURN = "{%- if messages | length > 1 %}{{- raise_exception('one message only') }}{%- endif %}" + CHATML
+# Old tool outputs are left out to save room.
+FORGETTING = CHATML.replace(
+    "m.content",
+    "('(left out)' if loop.revindex > 4 and m.content.startswith('<tool_response>') else m.content)",
+)
 PARTS = CHATML.replace("m.content", "m.content[0].text")
 DATED = "{{- strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + CHATML
 TEMPLATES = {
@@ -116,11 +113,10 @@ TEMPLATES = {
     "no_final_close": NO_FINAL_CLOSE,
     "break_before_close": BREAK_BEFORE_CLOSE,
     "straddled_close": STRADDLED_CLOSE,
-    "hidden_branch": HIDDEN_BRANCH,
-    "hidden_in_question": HIDDEN_IN_QUESTION,
     "depends_on_text": DEPENDS_ON_TEXT,
     "depends_on_turn": DEPENDS_ON_TURN,
     "one_turn": ONE_TURN,
+    "forgetting": FORGETTING,
     "parts": PARTS,
     "dated": DATED,
 }

@@ -24,7 +24,7 @@ from atropos_agent.events import Emitter, EventType
 from atropos_agent.parser import ParsedCompletion, parse, repair_hint
 from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
-from atropos_agent.renderer import Renderer
+from atropos_agent.renderer import BRIDGE_MISMATCH, Renderer
 from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
 from atropos_agent.tracker import Tracker, resolve_tokens
 from atropos_agent.trajectory import (
@@ -118,6 +118,7 @@ class Loop:
         self.capabilities: Capabilities | None = None
         self.steps: list[AgentStep] = []
         self.final_response: str = ""
+        self.bridged: int = 0  # messages up to and including the last bridge
         self.sampled_tokens: int = 0
         self.tool_calls: int = 0
         self.repairs: int = 0
@@ -133,12 +134,9 @@ class Loop:
         """Run to the end and turn whatever ended it into the record."""
         error: AtroposAgentError | None = None
         try:
-            await self.start()
-            for number in range(1, self.config.max_steps + 1):
-                await self.step(number)
-            reason = StopReason.MAX_STEPS
-        except Stop as stop:
-            reason = stop.reason
+            reason = await self._until_stopped()
+            if self.renderer is not None and self.bridged and BRIDGE_MISMATCH not in self.notes:
+                self.notes += self.renderer.check_bridges(self.messages[: self.bridged])
         except AtroposAgentError as raised:
             error, reason = raised, _reason_of(raised)
         return AgentResult(
@@ -159,6 +157,15 @@ class Loop:
                 "notes": dict(Counter(self.notes)),
             },
         )
+
+    async def _until_stopped(self) -> StopReason:
+        try:
+            await self.start()
+            for number in range(1, self.config.max_steps + 1):
+                await self.step(number)
+        except Stop as stop:
+            return stop.reason
+        return StopReason.MAX_STEPS
 
     async def start(self) -> None:
         """Probe the server once and render the opening, where ids or text are to be kept."""
@@ -376,9 +383,9 @@ class Loop:
             self.messages,
             completion.token_ids,
             finish=completion.finish_reason,
-            conversation_length=len(self.tracker.prompt),
             turn=turn.number,
         )
+        self.bridged = len(self.messages)
         self.notes += bridge.notes
         self.tracker.add_bridge(bridge)
 

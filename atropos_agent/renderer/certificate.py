@@ -21,6 +21,7 @@ from atropos_agent.renderer.probes import (
     followings,
     probes,
 )
+from atropos_agent.renderer.runtime_check import exchanges_of, first_missing
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
 
@@ -37,8 +38,9 @@ class Certificate:
     probe, ids wherever the assistant's text joins its prompt canonically. `joint` is canonical where
     encoding the suffix alone gives the ids it has in context. `close_text` and `close_ids` are what the
     template writes after an assistant's text up to and including the end of the turn (empty where the next
-    header ends it); `stop_ids` are the ids a policy ends its turn with. `reasons` explains every refusal;
-    each begins with what is refused: bridge, history, joint or shape (a kind of conversation).
+    header ends it); `stop_ids` are the ids a policy ends its turn with. `rewrites_observations`: what stands
+    between earlier assistant texts is later shown otherwise. `reasons` explains every refusal; each begins
+    with what is refused: bridge, history, joint or shape (a kind of conversation).
     """
 
     key: str
@@ -51,6 +53,7 @@ class Certificate:
     stop_ids: frozenset[int]
     trims: bool
     strips_reasoning: bool
+    rewrites_observations: bool
     reasons: tuple[str, ...]
     probes: int
 
@@ -62,6 +65,7 @@ class _Findings:
     probes: int = 0
     trims: bool = False
     strips_reasoning: bool = False
+    rewrites_observations: bool = False
     refused: Counter[str] = field(default_factory=Counter[str])
     reasons: list[str] = field(default_factory=list[str])
 
@@ -98,6 +102,7 @@ def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
         stop_ids=stop_ids(close, tokens, suffixes),
         trims=findings.trims,
         strips_reasoning=findings.strips_reasoning,
+        rewrites_observations=findings.rewrites_observations,
         reasons=findings.summary(),
         probes=findings.probes,
     )
@@ -146,6 +151,10 @@ def _try(template: ChatTemplate, tokens: Tokens, probe: Probe, suffix: str, find
             return
         shown.append((prompt, rendered, text))
     prompt, rendered, text = shown[0]
+    if first_missing(template, rendered, exchanges_of(probe.history)) is not None:
+        findings.rewrites_observations = True
+        findings.refuse("history", f"earlier observations are rewritten, for {probe.name}")
+        return
     _try_history(tokens, prompt, rendered, text, suffix=suffix, name=probe.name, findings=findings)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from atropos_agent.errors import BridgeMismatch, RenderError
 from atropos_agent.renderer.certificate import Certificate, certify
 from atropos_agent.renderer.joint import Suffix, join
+from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_assistant
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
 from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds
@@ -28,8 +29,6 @@ REASONING_CLOSED = "reasoning_closed"
 NON_CANONICAL_JOINT = "non_canonical_joint"
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
-CHECKED_BELOW_TOKENS = 20_000
-CHECKED_EVERY_TURNS = 16
 _CERTIFICATES: dict[str, Certificate] = {}
 
 
@@ -59,7 +58,7 @@ class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
     Immutable, and shareable between rollouts and threads. `stop_ids` are end tokens beside the
-    tokenizer's own. `on_mismatch` says what `bridge` does when its run-time check fails. Raises
+    tokenizer's own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises
     RenderError where the tokenizer is not a fast one or has no usable chat template.
     """
 
@@ -187,24 +186,22 @@ class Renderer:
         sampled: TokenIds,
         *,
         finish: FinishReason,
-        conversation_length: int,
         turn: int,
     ) -> Bridge:
         """What must follow `sampled` int32[m] until the next completion can be asked for.
 
         `messages` is the whole conversation; what comes after its last assistant message is new, and
-        only that is rendered and encoded. Below 20,000 tokens of `conversation_length` every turn, then
-        every 16th, the template's own rendering of the whole is compared. Raises RenderError where the
+        only that is encoded. The template's own rendering of the opening and the last exchanges is
+        compared, of the whole conversation where `turn` is a power of two. Raises RenderError where the
         certificate refuses the bridge, BridgeMismatch where that check fails.
         """
         certificate = self.certificate
         if not certificate.bridge:
             raise RenderError(f"no bridge for this chat template: {'; '.join(certificate.reasons)}")
-        last = _last_assistant(messages)
+        last = last_assistant(messages)
         text = self._template.after_sentinel(messages[last + 1 :])
-        notes: list[str] = []
-        if conversation_length < CHECKED_BELOW_TOKENS or turn % CHECKED_EVERY_TURNS == 0:
-            notes += self._check(messages, last, text)
+        held = holds_at(self._template, messages, text, turn=turn)
+        notes = [] if held else [self._mismatch(last, text)]
         suffix = Suffix(text, certificate.close_text, self._tokens)
         joint = join(suffix, sampled, finish, tokens=self._tokens, stop_ids=self.stop_ids)
         notes += joint.notes
@@ -220,31 +217,30 @@ class Renderer:
             notes.append(NON_CANONICAL_JOINT)
         return Bridge(ids, text, close_ids, tuple(notes))
 
-    def _check(self, messages: Sequence[Message], last: int, suffix: str) -> tuple[str, ...]:
-        if self._template.ends_turn_with(messages, last, suffix):
-            return ()
+    def check_bridges(self, messages: Sequence[Message]) -> tuple[str, ...]:
+        """Compare every bridge of a finished conversation with the template's rendering of the whole.
+
+        Returns the words to be counted. Raises BridgeMismatch where one differs. Templates that rewrite
+        earlier observations are held to the last bridge alone.
+        """
+        earlier = not self.certificate.rewrites_observations
+        missing = first_mismatch(self._template, messages, earlier=earlier)
+        return () if missing is None else (self._mismatch(*missing),)
+
+    def _mismatch(self, index: int, suffix: str) -> str:
         if self._on_mismatch == "raise":
             shown = json.dumps(suffix[:60], ensure_ascii=False)
             raise BridgeMismatch(
-                f"the chat template does not write {shown} after assistant message {last} of this "
+                f"the chat template does not write {shown} after assistant message {index} of this "
                 "conversation; it branches on something no probe holds"
             )
-        return (BRIDGE_MISMATCH,)
+        return BRIDGE_MISMATCH
 
     def _leaves_reasoning_open(self, sampled: TokenIds) -> bool:
         text = self._tokens.decode(sampled)
         opened = text.rfind("<think>")
         closed = text.rfind("</think>")
         return closed < opened if opened >= 0 else self.opens_reasoning and closed < 0
-
-
-def _last_assistant(messages: Sequence[Message]) -> int:
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index]["role"] == "assistant":
-            if index + 1 == len(messages):
-                break
-            return index
-    raise RenderError("a bridge needs an assistant message and at least one message after it")
 
 
 def _generation_stops(source: str) -> list[int]:

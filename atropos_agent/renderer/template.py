@@ -46,31 +46,16 @@ class ChatTemplate:
         """
         return self._render(messages, prompt=prompt, parts=self._parts)
 
-    def after_sentinel(self, following: Sequence[Message], mark: str = SENTINELS[0]) -> str:
+    def after_sentinel(
+        self, following: Sequence[Message], mark: str = SENTINELS[0], *, prompt: bool = True
+    ) -> str:
         """What a short conversation shows after the assistant's text `mark` when `following` comes next."""
-        rendered = self.text([QUESTION, {"role": "assistant", "content": mark}, *following])
+        asked: Message = {"role": "assistant", "content": mark}
+        rendered = self.text([QUESTION, asked, *following], prompt=prompt)
         start = rendered.find(mark)
         if start < 0:
             raise BridgeMismatch("the chat template drops the assistant's text before these messages")
         return rendered[start + len(mark) :]
-
-    def ends_turn_with(self, messages: Sequence[Message], last: int, suffix: str) -> bool:
-        """True where the whole conversation, rendered, shows exactly `suffix` after the text of the
-        assistant message at index `last`, however that text itself was trimmed or stripped."""
-        rendered = self.text(messages)
-        if not rendered.endswith(suffix):
-            return False
-        answer = messages[last]["content"].rpartition("</think>")[2]
-        before = rendered[: len(rendered) - len(suffix)]
-        if answer.strip() and before.endswith((answer.lstrip(), answer.strip())):
-            return True
-        return self._after_marked(messages, last) == suffix
-
-    def _after_marked(self, messages: Sequence[Message], last: int) -> str:
-        """What follows a mark put behind that text, for templates that rewrite it beyond recognition."""
-        mark = SENTINELS[0]
-        marked: Message = {"role": "assistant", "content": messages[last]["content"] + mark}
-        return self.text([*messages[:last], marked, *messages[last + 1 :]]).partition(mark)[2]
 
     def _shows_content(self, *, parts: bool) -> bool:
         probe: Message = {"role": "user", "content": SENTINELS[0]}

@@ -85,9 +85,7 @@ def script_of(workload: Workload, renderer: Renderer) -> Script:
     observation = ToolResult(success=True, output=output).to_xml(renderer.control_tokens)
     turn: list[Message] = [{"role": "assistant", "content": CALL}, {"role": "user", "content": observation}]
     sampled = np.concatenate([renderer.encode(CALL), renderer.certificate.close_ids]).astype(np.int32)
-    bridge = renderer.bridge(
-        [*opening, *turn], sampled, finish=FinishReason.STOP, conversation_length=0, turn=1
-    )
+    bridge = renderer.bridge([*opening, *turn], sampled, finish=FinishReason.STOP, turn=1)
     wire = LlamaCppFormat(MODEL) if workload.wire is Wire.LLAMA_CPP else VllmFormat(MODEL)
     fields = json.loads(wire.body(Prompt(), SamplingParams(max_tokens=MAX_TOKENS)))
     del fields["prompt"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from atropos_agent.errors import BridgeMismatch, RenderError
+from atropos_agent.errors import RenderError
 from atropos_agent.renderer import Bridge, Renderer
 from atropos_agent.trajectory import HERMES_TAGS, FinishReason, Message
 from tests.tokenizers_for_tests import SPECIAL, tokenizer_for
@@ -26,8 +24,8 @@ NEXT = "<|im_start|>user\n<tool_response>{}</tool_response><|im_end|>\n<|im_star
 
 
 @cache
-def renderer_for(name: str, on_mismatch: Literal["count", "raise"] = "raise") -> Renderer:
-    return Renderer(tokenizer_for(name), on_mismatch=on_mismatch)
+def renderer_for(name: str) -> Renderer:
+    return Renderer(tokenizer_for(name))
 
 
 def bridge_after(
@@ -42,7 +40,7 @@ def bridge_after(
         {"role": "assistant", "content": renderer.decode_completion(ids)},
         OBSERVATION,
     ]
-    return renderer.bridge(talk, ids, finish=finish, conversation_length=len(ids) + 9, turn=1)
+    return renderer.bridge(talk, ids, finish=finish, turn=1)
 
 
 @pytest.mark.parametrize("name", STABLE)
@@ -58,7 +56,7 @@ def test_what_was_appended_is_what_the_template_renders(name, question, turns):
         sampled = renderer.encode(text + end * closes)
         talk.append({"role": "assistant", "content": renderer.decode_completion(sampled)})
         talk.append({"role": "user", "content": answer})
-        bridge = renderer.bridge(talk, sampled, finish=finish, conversation_length=len(ids), turn=number)
+        bridge = renderer.bridge(talk, sampled, finish=finish, turn=number)
         ids = np.concatenate([ids, sampled, bridge.ids])
         if "reasoning_closed" in bridge.notes:
             talk[-2]["content"] += "</think>"
@@ -78,7 +76,7 @@ def test_a_template_that_rewrites_the_assistant_is_no_mismatch(name, text, end, 
         {"role": "assistant", "content": renderer.decode_completion(sampled)},
         {"role": "user", "content": answer},
     ]
-    bridge = renderer.bridge(talk, sampled, finish=finish, conversation_length=9, turn=1)
+    bridge = renderer.bridge(talk, sampled, finish=finish, turn=1)
     assert renderer.decode(bridge.ids) == bridge.text
     assert renderer.render(talk).text.endswith(bridge.text.removeprefix("</think>"))
 
@@ -171,7 +169,7 @@ def test_the_longest_head_is_held():
         {"role": "user", "content": "<|user|>\nc"},
     ]
     sampled = renderer.encode("b<|user|>\n<|user|>\n")
-    bridge = renderer.bridge(talk, sampled, finish=FinishReason.STOP, conversation_length=9, turn=1)
+    bridge = renderer.bridge(talk, sampled, finish=FinishReason.STOP, turn=1)
     assert bridge.text == "c<|assistant|>\n"
 
 
@@ -204,9 +202,7 @@ def test_several_new_messages_are_all_appended():
         OBSERVATION,
         {"role": "user", "content": "c"},
     ]
-    bridge = renderer.bridge(
-        talk, renderer.encode("b<|im_end|>"), finish=FinishReason.STOP, conversation_length=9, turn=1
-    )
+    bridge = renderer.bridge(talk, renderer.encode("b<|im_end|>"), finish=FinishReason.STOP, turn=1)
     assert renderer.decode(bridge.ids) == renderer.render(talk).text.partition("b<|im_end|>")[2]
 
 
@@ -215,69 +211,4 @@ def test_a_bridge_needs_something_to_cross(roles):
     talk: list[Message] = [{"role": role, "content": "x"} for role in roles]
     renderer = renderer_for("chatml")
     with pytest.raises(RenderError, match="at least one message after it"):
-        renderer.bridge(talk, renderer.encode("x"), finish=FinishReason.STOP, conversation_length=9, turn=1)
-
-
-@pytest.mark.parametrize("hidden", ["xyzzy", "<think>a</think>xyzzy", "xyzzy \n", "xyzzy<|im_end|>"])
-def test_a_branch_that_no_probe_holds_is_caught(hidden):
-    assert renderer_for("hidden_branch").certificate.bridge
-    with pytest.raises(BridgeMismatch, match="assistant message 1"):
-        bridge_after("hidden_branch", hidden)
-    assert bridge_after("hidden_branch", "plugh").notes == ("unreported_stop",)
-
-
-def test_a_branch_that_changes_only_what_follows_is_caught():
-    renderer = renderer_for("hidden_in_question")
-    talk: list[Message] = [
-        {"role": "user", "content": "xyzzy"},
-        {"role": "assistant", "content": "ok"},
-        OBSERVATION,
-    ]
-    with pytest.raises(BridgeMismatch):
-        renderer.bridge(
-            talk, renderer.encode("ok"), finish=FinishReason.LENGTH, conversation_length=9, turn=1
-        )
-
-
-def test_a_mismatch_can_be_counted_instead():
-    bridge = bridge_after("hidden_branch", "xyzzy<|im_end|>", renderer=renderer_for("hidden_branch", "count"))
-    assert bridge.notes == ("bridge_mismatch",)
-    assert bridge.text == f"\n{NEXT}"
-
-
-def test_long_conversations_are_checked_every_sixteenth_turn():
-    renderer = renderer_for("hidden_branch", "count")
-    talk: list[Message] = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "xyzzy"},
-        OBSERVATION,
-    ]
-    sampled = renderer.encode("xyzzy<|im_end|>")
-
-    def checked(length: int) -> int:
-        bridges = (
-            renderer.bridge(talk, sampled, finish=FinishReason.STOP, conversation_length=length, turn=turn)
-            for turn in range(1, 33)
-        )
-        return sum("bridge_mismatch" in bridge.notes for bridge in bridges)
-
-    assert checked(19_999) == 32
-    assert checked(20_000) == 2
-
-
-def test_the_cost_of_a_turn_does_not_grow_with_the_conversation():
-    renderer = renderer_for("chatml")
-    sampled = renderer.encode("ok<|im_end|>")
-
-    def cost(turns: int) -> float:
-        turn: list[Message] = [{"role": "assistant", "content": "ok"}, OBSERVATION]
-        talk: list[Message] = [{"role": "user", "content": "hello"}, *turn * turns]
-        times = []
-        for _ in range(20):
-            started = time.process_time()
-            for _ in range(20):
-                renderer.bridge(talk, sampled, finish=FinishReason.STOP, conversation_length=20_000, turn=1)
-            times.append(time.process_time() - started)
-        return min(times)
-
-    assert cost(1000) < 3 * cost(2)
+        renderer.bridge(talk, renderer.encode("x"), finish=FinishReason.STOP, turn=1)

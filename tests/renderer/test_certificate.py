@@ -16,8 +16,6 @@ STABLE = {
     "llama",
     "gpt_oss",
     "no_final_close",
-    "hidden_branch",
-    "hidden_in_question",
     "parts",
     "dated",
 }
@@ -76,6 +74,8 @@ def test_habits_are_recognised():
     assert [name for name in sorted(TEMPLATES) if certificate_of(name).strips_reasoning] == ["qwen3"]
     assert [name for name in sorted(TEMPLATES) if certificate_of(name).trims] == ["qwen3", "trimming"]
     assert [name for name in sorted(TEMPLATES) if certificate_of(name).opens_reasoning] == ["open_think"]
+    rewriting = [name for name in sorted(TEMPLATES) if certificate_of(name).rewrites_observations]
+    assert rewriting == ["forgetting"]
 
 
 def test_only_a_close_that_begins_in_plain_text_is_joined_non_canonically():
@@ -104,7 +104,7 @@ def test_without_a_bridge_the_reasons_are_raised():
         {"role": "user", "content": "more"},
     ]
     with pytest.raises(RenderError, match="depends on that text"):
-        renderer.bridge(talk, renderer.encode("hi"), finish=FinishReason.STOP, conversation_length=9, turn=1)
+        renderer.bridge(talk, renderer.encode("hi"), finish=FinishReason.STOP, turn=1)
 
 
 def test_the_certificate_is_kept_for_equal_templates_and_tokenizers():
