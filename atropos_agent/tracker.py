@@ -1,7 +1,8 @@
 """Steps become training sequences: tokens, mask, logprobs, provenance. Knows no server.
 
-One buffer per sequence; steps hold offsets into it. A new sequence begins only where the server itself
-rendered a prompt that does not extend what it saw before; the finished ones are kept and delivered.
+One buffer per sequence; steps hold offsets into it. A new sequence begins only where a prompt does not
+extend what was seen before; the finished ones are kept and delivered. A token is trained in the sequence
+it was sampled in, and is context in any other.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt
 from atropos_agent.renderer import Bridge, Renderer
 from atropos_agent.trajectory import (
+    Break,
+    BreakKind,
     Completion,
     FinishReason,
     LogprobProvenance,
@@ -100,8 +103,10 @@ def _retokenize(completion: Completion, renderer: Renderer) -> Completion:
 
 @dataclass(slots=True)
 class _Open:
-    """A sequence that still grows: where its sampled tokens lie, and their logprobs."""
+    """A sequence that still grows: where its sampled tokens lie, their logprobs, and why it was begun
+    (None for a rollout's first)."""
 
+    kind: BreakKind | None = None
     spans: list[StepSpan] = field(default_factory=list[StepSpan])
     logprobs: list[Logprobs | None] = field(default_factory=list["Logprobs | None"])
 
@@ -109,12 +114,13 @@ class _Open:
 class Tracker:
     """The token record of one rollout. `prompt` is what the next completion is asked for with."""
 
-    __slots__ = ("_finished", "_open", "prompt")
+    __slots__ = ("_breaks", "_finished", "_open", "prompt")
 
     def __init__(self, messages: Sequence[Message], ids: TokenIds | None = None, text: str = "") -> None:
         self.prompt: Prompt = Prompt(messages)
         self._open = _Open()
         self._finished: list[SequenceData] = []
+        self._breaks: list[Break] = []
         if ids is not None:
             self.prompt.extend(ids, text)
 
@@ -123,18 +129,23 @@ class Tracker:
         """The index, in `sequences()`, of the sequence that grows."""
         return len(self._finished)
 
-    def follow_server_prompt(self, ids: TokenIds) -> None:
-        """Adopt the prompt that the server rendered itself; opens a new sequence where history changed."""
+    def follow_server_prompt(self, ids: TokenIds, kind: Callable[[TokenIds], BreakKind]) -> None:
+        """Adopt the prompt that the server rendered itself; where history changed, `kind` says why and
+        another sequence is begun."""
         known = self.prompt.ids
         if len(ids) >= len(known) and np.array_equal(ids[: len(known)], known):
             self.prompt.extend(ids[len(known) :])
-            return
+        else:
+            self.begin(ids, "", kind(ids) if self._open.spans else BreakKind.OTHER)
+
+    def begin(self, ids: TokenIds, text: str, kind: BreakKind) -> None:
+        """Keep what was sampled so far and begin another sequence, with the prompt `ids` int32[n]."""
+        prompt = Prompt(self.prompt.messages)
+        prompt.extend(ids, text)
         if self._open.spans:
             self._finished.append(self._close())
-        messages = self.prompt.messages
-        self.prompt = Prompt(messages)
-        self.prompt.extend(ids)
-        self._open = _Open()
+            self._open = _Open(kind)
+        self.prompt = prompt
 
     def add_completion(
         self, step_number: int, completion: Completion, text: str | Callable[[], str]
@@ -152,6 +163,8 @@ class Tracker:
             completion.logprob_provenance,
             completion.logprob_mode,
         )
+        if self._open.kind is not None and not self._open.spans:
+            self._breaks.append(Break(step_number, self._open.kind))
         self._open.spans.append(span)
         self._open.logprobs.append(completion.logprobs)
         return span
@@ -164,6 +177,10 @@ class Tracker:
         """All sequences so far, each cut after its last sampled token."""
         current = (self._close(),) if self._open.spans else ()
         return (*self._finished, *current)
+
+    def breaks(self) -> tuple[Break, ...]:
+        """Why each sequence but the first was begun."""
+        return tuple(self._breaks)
 
     def _close(self) -> SequenceData:
         length = self._open.spans[-1].end

@@ -79,6 +79,18 @@ class LogprobMode(StrEnum):
     UNKNOWN = "unknown"
 
 
+class BreakKind(StrEnum):
+    """Why a prompt does not begin with all that came before it, so that another sequence was begun.
+
+    `template`: our own rendering of the messages shows the same rewritten history. `retokenisation`: the
+    same text in other ids. `other`: neither, or not to be told without a tokenizer.
+    """
+
+    TEMPLATE = "template"
+    RETOKENISATION = "retokenisation"
+    OTHER = "other"
+
+
 class FinishReason(StrEnum):
     """Why the server stopped generating."""
 
@@ -250,6 +262,14 @@ class StepSpan:
     logprob_mode: LogprobMode
 
 
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a later sequence of a rollout begins: the first step it holds, and why it was begun."""
+
+    step_number: int
+    kind: BreakKind
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceData:
     """One training sequence: `token_ids` int32[T], `mask` bool[T] (True where the policy sampled the
@@ -329,7 +349,10 @@ class AgentStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentResult:
-    """What one rollout of the agent recorded. `total_tokens` counts sampled tokens."""
+    """What one rollout of the agent recorded. `total_tokens` counts sampled tokens.
+
+    `breaks[i]` says why `sequences[i + 1]` was begun.
+    """
 
     success: bool
     final_response: str
@@ -341,6 +364,7 @@ class AgentResult:
     error: str | None = None
     error_type: str | None = None
     metadata: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    breaks: tuple[Break, ...] = ()
 
     @property
     def num_steps(self) -> int:

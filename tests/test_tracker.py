@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from atropos_agent.renderer import Bridge
 from atropos_agent.tracker import Tracker, resolve_tokens
-from atropos_agent.trajectory import Completion, FinishReason, LogprobProvenance, Provenance
+from atropos_agent.trajectory import Break, BreakKind, Completion, FinishReason, LogprobProvenance, Provenance
 from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
@@ -49,18 +49,20 @@ def test_the_sequence_is_what_the_server_saw_and_the_mask_what_it_sampled(openin
 @given(ids, turns, st.data())
 def test_a_rewritten_history_opens_a_sequence_and_loses_no_turn(opening, conversation, data):
     tracker = Tracker([])
-    prompts = []
+    prompts, broken = [], []
     prompt = np.concatenate([opening, [7]]).astype(np.int32)
     for number, (completion, between) in enumerate(conversation, 1):
-        tracker.follow_server_prompt(prompt)
+        tracker.follow_server_prompt(prompt, lambda _: BreakKind.OTHER)
         assert np.array_equal(tracker.prompt.ids, prompt)
         prompts.append(prompt)
         tracker.add_completion(number, sampled(completion), "")
         prompt = np.concatenate([prompt, completion, between]).astype(np.int32)
-        if data.draw(st.booleans()):
-            prompt = np.concatenate([[255], prompt]).astype(np.int32)
+        if number < len(conversation) and data.draw(st.booleans()):
+            prompt = np.concatenate([[256 + number], prompt]).astype(np.int32)
+            broken.append(number + 1)
     spans = [(index, span) for index, found in enumerate(tracker.sequences()) for span in found.spans]
     assert [span.step_number for _, span in spans] == list(range(1, len(conversation) + 1))
+    assert [(found.step_number, found.kind) for found in tracker.breaks()] == [(n, "other") for n in broken]
     for (index, span), (completion, _), prompt in zip(spans, conversation, prompts, strict=True):
         sequence = tracker.sequences()[index]
         assert np.array_equal(sequence.token_ids[: span.start], prompt)
@@ -69,6 +71,18 @@ def test_a_rewritten_history_opens_a_sequence_and_loses_no_turn(opening, convers
 
 def test_nothing_sampled_is_no_sequence():
     assert Tracker([], np.asarray([1, 2], np.int32)).sequences() == ()
+
+
+def test_a_prompt_that_nothing_was_sampled_for_is_no_sequence():
+    tracker = Tracker([], np.asarray([1, 2], np.int32))
+    tracker.add_completion(1, sampled(np.asarray([3], np.int32)), "")
+    tracker.begin(np.asarray([4], np.int32), "", BreakKind.TEMPLATE)
+    assert [found.tokens for found in tracker.sequences()] == [[1, 2, 3]]
+    assert tracker.breaks() == ()
+    tracker.begin(np.asarray([5], np.int32), "", BreakKind.OTHER)
+    tracker.add_completion(2, sampled(np.asarray([6], np.int32)), "")
+    assert [found.tokens for found in tracker.sequences()] == [[1, 2, 3], [5, 6]]
+    assert tracker.breaks() == (Break(2, BreakKind.TEMPLATE),)
 
 
 def test_entries_that_spell_another_text_are_not_believed():

@@ -108,7 +108,7 @@ class AtroposAgent:
                 results = tuple([await loop.call(1, call) for call in turn.calls])
         except Stop as stop:
             raise ContextOverflow(f"the single turn was stopped by its own limit: {stop.reason}") from None
-        sequences = loop.tracker.sequences()
+        sequences = loop.history.tracker.sequences()
         return turn.completion.text, results, sequences[0] if sequences else None
 
     def _setting(self, execute_tool: ExecuteTool, rollout_id: str = "", seed: int | None = None) -> Setting:

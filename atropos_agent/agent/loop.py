@@ -8,13 +8,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
+from atropos_agent.agent.history import History
 from atropos_agent.config import AgentConfig
 from atropos_agent.errors import (
     AtroposAgentError,
-    ConfigError,
     ContextOverflow,
     ProviderError,
     RequestTimeout,
@@ -24,9 +23,9 @@ from atropos_agent.events import Emitter, EventType
 from atropos_agent.parser import ParsedCompletion, parse, repair_hint
 from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
-from atropos_agent.renderer import BRIDGE_MISMATCH, Renderer
+from atropos_agent.renderer import Renderer
 from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
-from atropos_agent.tracker import Tracker, resolve_tokens
+from atropos_agent.tracker import resolve_tokens
 from atropos_agent.trajectory import (
     HERMES_TAGS,
     AgentResult,
@@ -34,7 +33,6 @@ from atropos_agent.trajectory import (
     Completion,
     FinishReason,
     Json,
-    LogprobProvenance,
     Message,
     ParseErrorKind,
     SamplingParams,
@@ -110,22 +108,18 @@ class Loop:
     def __init__(self, setting: Setting, messages: Sequence[Message], emitter: Emitter) -> None:
         self.setting: Setting = setting
         self.config: AgentConfig = setting.config
-        self.renderer: Renderer | None = setting.renderer
         self.emitter = emitter
         self.opening: tuple[Message, ...] = tuple(messages)
-        self.messages: list[Message] = list(messages)
-        self.tracker: Tracker = Tracker(self.messages)
+        self.history: History = History(messages, setting.renderer, setting.config.history)
         self.capabilities: Capabilities | None = None
         self.steps: list[AgentStep] = []
         self.final_response: str = ""
-        self.bridged: int = 0  # messages up to and including the last bridge
         self.sampled_tokens: int = 0
         self.tool_calls: int = 0
         self.repairs: int = 0
         self.server_s: float = 0.0
         self.tool_s: float = 0.0
         self.wall_time_in: str | None = None
-        self.notes: list[str] = []
         wall = math.inf if self.config.max_wall_time_s is None else self.config.max_wall_time_s
         self.server_budget_s: float = wall
         self.deadline: float = asyncio.get_running_loop().time() + wall
@@ -135,8 +129,7 @@ class Loop:
         error: AtroposAgentError | None = None
         try:
             reason = await self._until_stopped()
-            if self.renderer is not None and self.bridged and BRIDGE_MISMATCH not in self.notes:
-                self.notes += self.renderer.check_bridges(self.messages[: self.bridged])
+            self.history.check()
         except AtroposAgentError as raised:
             error, reason = raised, _reason_of(raised)
         return AgentResult(
@@ -144,7 +137,7 @@ class Loop:
             final_response=self.final_response,
             stop_reason=reason,
             steps=tuple(self.steps),
-            sequences=self.tracker.sequences(),
+            sequences=self.history.tracker.sequences(),
             prompt_messages=self.opening,
             total_tokens=self.sampled_tokens,
             error=None if error is None else f"{error}",
@@ -154,8 +147,9 @@ class Loop:
                 "server_s": round(self.server_s, 6),
                 "tool_s": round(self.tool_s, 6),
                 "wall_time_in": self.wall_time_in,
-                "notes": dict(Counter(self.notes)),
+                "notes": dict(Counter(self.history.notes)),
             },
+            breaks=self.history.tracker.breaks(),
         )
 
     async def _until_stopped(self) -> StopReason:
@@ -168,18 +162,9 @@ class Loop:
         return StopReason.MAX_STEPS
 
     async def start(self) -> None:
-        """Probe the server once and render the opening, where ids or text are to be kept."""
-        capabilities = self.capabilities = await self.setting.policy.probe()
-        wire, renderer = capabilities.wire, self.renderer
-        if renderer is None:
-            if wire.takes_ids or wire.takes_text:
-                raise ConfigError(f"{wire} prompts need a tokenizer: pass `tokenizer`")
-            return
-        if capabilities.stop_ids:
-            self.renderer = renderer = renderer.with_stop_ids(capabilities.stop_ids)
-        if wire.takes_ids or wire.takes_text or renderer.certificate.bridge:
-            rendered = renderer.render(self.messages)
-            self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
+        """Probe the server once and render the opening."""
+        self.capabilities = await self.setting.policy.probe()
+        self.history.open(self.capabilities)
 
     async def step(self, number: int) -> None:
         """One turn. Raises Stop where it is the last one."""
@@ -201,54 +186,23 @@ class Loop:
 
     async def complete(self, number: int) -> _Turn:
         """Ask for one completion, keep its tokens, parse its text."""
-        completion = self._with_its_prompt(resolve_tokens(await self._ask(number), self.renderer))
-        index = span = None
-        if completion.token_ids is not None and len(self.tracker.prompt):
-            index = self.tracker.sequence_index
-            renderer, ids = self.renderer, completion.token_ids
-            raw = completion.text if renderer is None else partial(renderer.decode, ids)
-            span = self.tracker.add_completion(number, completion, raw)
+        renderer = self.history.renderer
+        completion = self.history.with_its_prompt(resolve_tokens(await self._ask(number), renderer))
+        index, span = self.history.add_completion(number, completion) or (None, None)
         counted = completion.token_ids if completion.token_ids is not None else completion.token_bytes
         self.sampled_tokens += (
             len(counted) if counted is not None else completion.usage_completion_tokens or 0
         )
-        self.notes += completion.notes
         parsed = parse(
             completion.text,
-            inside_reasoning=self.renderer is not None and self.renderer.opens_reasoning,
+            inside_reasoning=renderer is not None and renderer.opens_reasoning,
             truncated=completion.finish_reason is FinishReason.LENGTH,
         )
         calls = tuple([_numbered(call, f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
-        self.messages.append({"role": "assistant", "content": completion.text})
         if self.emitter.active:
             data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
             self.emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
         return _Turn(number, completion, parsed, calls, index, span)
-
-    def _with_its_prompt(self, completion: Completion) -> Completion:
-        """Hold our prompt against what the server says of the one it rendered itself.
-
-        Its ids are adopted. Where it only counts them and the count is another, history was rewritten: our
-        own fresh rendering is adopted if it has that count; otherwise the logprobs belong to a prompt that
-        we do not know, and are dropped.
-        """
-        if completion.prompt_token_ids is not None:
-            self.tracker.follow_server_prompt(completion.prompt_token_ids)
-            return completion
-        seen, known = completion.usage_prompt_tokens, len(self.tracker.prompt)
-        wire = None if self.capabilities is None else self.capabilities.wire
-        if wire is None or wire.takes_ids or seen is None or not known or seen == known:
-            return completion
-        rendered = None if self.renderer is None or wire.takes_text else self.renderer.render(self.messages)
-        if rendered is not None and len(rendered.ids) == seen:
-            self.tracker.follow_server_prompt(rendered.ids)
-            return replace(completion, notes=(*completion.notes, "prompt_rendered_anew"))
-        return replace(
-            completion,
-            logprobs=None,
-            logprob_provenance=LogprobProvenance.ABSENT,
-            notes=(*completion.notes, "prompt_differs"),
-        )
 
     async def _ask(self, number: int) -> Completion:
         if asyncio.get_running_loop().time() >= self.deadline:
@@ -263,10 +217,11 @@ class Loop:
             max_tokens=self._token_limit(),
             seed=None if self.setting.seed is None else step_seed(self.setting.seed, number),
         )
-        self.tracker.prompt.messages = self.messages
+        prompt = self.history.tracker.prompt
+        prompt.messages = self.history.messages
         request = RequestInfo(self.setting.rollout_id, number)
         started = time.perf_counter()
-        asking = self.setting.policy.complete(self.tracker.prompt, sampling, request=request)
+        asking = self.setting.policy.complete(prompt, sampling, request=request)
         try:
             return await (asking if math.isinf(self.server_budget_s) else self._within_budget(asking))
         finally:
@@ -300,9 +255,10 @@ class Loop:
         if served is not None and served.wire.takes_ids:
             contexts.append(served.context_length)
         for context in (known for known in contexts if known is not None):
-            if len(self.tracker.prompt) >= context:
+            room = context - len(self.history.tracker.prompt)
+            if room <= 0:
                 raise Stop(StopReason.CONTEXT_LENGTH)
-            limits.append(context - len(self.tracker.prompt))
+            limits.append(room)
         return min(limits, default=None)
 
     def _stop_before_tools(self, turn: _Turn) -> None:
@@ -370,24 +326,12 @@ class Loop:
     def _observe(self, turn: _Turn) -> None:
         """Answer the step with one user message; append what the template puts around it to the tokens."""
         completion, errors = turn.completion, turn.parsed.errors
-        control = self.renderer.control_tokens if self.renderer is not None else HERMES_TAGS
+        control = HERMES_TAGS if self.history.renderer is None else self.history.renderer.control_tokens
         blocks = [result.to_xml(control) for result in turn.results]
         if any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in errors) or not blocks:
             blocks.append(wrap_observation({"success": False, "error": repair_hint(errors)}, control))
         turn.observation = "\n".join(blocks)
-        self.messages.append({"role": "user", "content": turn.observation})
-        tracked = turn.span is not None and completion.prompt_token_ids is None
-        if self.renderer is None or completion.token_ids is None or not tracked:
-            return
-        bridge = self.renderer.bridge(
-            self.messages,
-            completion.token_ids,
-            finish=completion.finish_reason,
-            turn=turn.number,
-        )
-        self.bridged = len(self.messages)
-        self.notes += bridge.notes
-        self.tracker.add_bridge(bridge)
+        self.history.add_observation(turn.observation, completion, turn.number)
 
 
 def _numbered(call: ToolCall, uniq_id: str) -> ToolCall:

@@ -64,6 +64,9 @@ class AgentConfig(BaseModel):
     tool_delay_s: float = Field(default=0.0, ge=0)
     max_repairs: int = Field(default=3, ge=0)
     """Steps without any valid call that are answered with an error instead of ending the rollout."""
+    history: Literal["append", "template"] = "append"
+    """`append` shows the policy what it sampled; `template` shows it what the chat template makes of the
+    messages, and begins another training sequence where that rewrites what was shown before."""
     system_prompt: str | None = None
     """None is the built-in prompt with the tools; a text replaces it whole."""
 

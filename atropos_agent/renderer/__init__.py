@@ -1,6 +1,23 @@
 """Messages to exact token ids, and what follows a completion until the next one. Knows nothing of HTTP."""
 
 from atropos_agent.renderer.certificate import Certificate
-from atropos_agent.renderer.renderer import BRIDGE_MISMATCH, Bridge, Rendered, Renderer
+from atropos_agent.renderer.renderer import (
+    BRIDGE_MISMATCH,
+    REASONING_CLOSE,
+    REASONING_CLOSED,
+    Bridge,
+    Continuation,
+    Rendered,
+    Renderer,
+)
 
-__all__ = ["BRIDGE_MISMATCH", "Bridge", "Certificate", "Rendered", "Renderer"]
+__all__ = [
+    "BRIDGE_MISMATCH",
+    "REASONING_CLOSE",
+    "REASONING_CLOSED",
+    "Bridge",
+    "Certificate",
+    "Continuation",
+    "Rendered",
+    "Renderer",
+]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BRIDGE_MISMATCH = "bridge_mismatch"
 REASONING_CLOSED = "reasoning_closed"
+REASONING_CLOSE = "</think>"
 NON_CANONICAL_JOINT = "non_canonical_joint"
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
@@ -54,6 +55,19 @@ class Bridge:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Continuation:
+    """How the template itself goes on after a completion: `text` is its rendering of the whole.
+
+    `bridge` is what that adds to the last prompt and the sampled ids; None where it rewrites what they
+    show. `reasoning_closed`: the completion was cut inside its reasoning, and `text` shows it closed.
+    """
+
+    text: str
+    bridge: Bridge | None
+    reasoning_closed: bool
+
+
 class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
@@ -76,7 +90,7 @@ class Renderer:
         parts = [self._template.digest, self._tokens.digest, *map(str, sorted(self._tokens.eos_ids))]
         self._key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         self._server_stop_ids: frozenset[int] = frozenset()
-        self._reasoning_close = self._tokens.encode("</think>")
+        self._reasoning_close = self._tokens.encode(REASONING_CLOSE)
         self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
 
     @classmethod
@@ -150,6 +164,10 @@ class Renderer:
         text = self._template.text(messages)
         return Rendered(self._encoded_once(text), text)
 
+    def text(self, messages: Sequence[Message]) -> str:
+        """The whole conversation and the generation prompt, as text. Raises RenderError."""
+        return self._template.text(messages)
+
     def _read_only_ids(self, text: str) -> TokenIds:
         ids = self._tokens.encode(text)
         ids.flags.writeable = False
@@ -202,6 +220,40 @@ class Renderer:
         text = self._template.after_sentinel(messages[last + 1 :])
         held = holds_at(self._template, messages, text, turn=turn)
         notes = [] if held else [self._mismatch(last, text)]
+        return self._cross(text, sampled, finish, notes)
+
+    def continuation(
+        self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
+    ) -> Continuation:
+        """What the template makes of `messages`, whose last assistant message is `sampled` int32[m], the
+        answer to the prompt that it rendered as `shown`.
+
+        Renders the whole, encodes only what is new. With a certified bridge the end of the turn is joined
+        as in `bridge`; without one the rendering must begin with `shown` and the sampled text as it is.
+        Raises RenderError where the template refuses the conversation.
+        """
+        last = last_assistant(messages)
+        suffix = self._template.after_sentinel(messages[last + 1 :]) if self.certificate.bridge else None
+        bridge = None if suffix is None else self._cross(suffix, sampled, finish, [])
+        closing = self._is_cut_in_reasoning(sampled, finish) if bridge is None else _closes(bridge)
+        told = messages[last]["content"] + REASONING_CLOSE * closing
+        text = self._template.text(
+            [*messages[:last], {"role": "assistant", "content": told}, *messages[last + 1 :]]
+        )
+        if bridge is None or text != f"{shown}{told}{suffix}":
+            bridge = self._added(text, f"{shown}{self.decode(sampled)}", closing)
+        return Continuation(text, bridge, closing)
+
+    def _added(self, text: str, before: str, closing: bool) -> Bridge | None:
+        """What `text` adds to `before`, as a bridge; None where it does not begin with it."""
+        if not text.startswith(before + REASONING_CLOSE * closing):
+            return None
+        added = text[len(before) :]
+        return Bridge(self._tokens.encode(added), added, 0, (REASONING_CLOSED,) * closing)
+
+    def _cross(self, text: str, sampled: TokenIds, finish: FinishReason, notes: list[str]) -> Bridge:
+        """The bridge where the template writes `text` after the assistant's text."""
+        certificate = self.certificate
         suffix = Suffix(text, certificate.close_text, self._tokens)
         joint = join(suffix, sampled, finish, tokens=self._tokens, stop_ids=self.stop_ids)
         notes += joint.notes
@@ -210,7 +262,7 @@ class Renderer:
         close_ids = joint.close_ids
         if finish is not FinishReason.STOP and not joint.closed and self._leaves_reasoning_open(sampled):
             ids = np.concatenate([self._reasoning_close, ids])
-            text = f"</think>{text}"
+            text = f"{REASONING_CLOSE}{text}"
             close_ids += len(self._reasoning_close)
             notes.append(REASONING_CLOSED)
         if certificate.joint == "non-canonical" and not joint.closed:
@@ -236,11 +288,19 @@ class Renderer:
             )
         return BRIDGE_MISMATCH
 
+    def _is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
+        ended = finish is FinishReason.STOP or not self.stop_ids.isdisjoint(sampled[-1:].tolist())
+        return not ended and self._leaves_reasoning_open(sampled)
+
     def _leaves_reasoning_open(self, sampled: TokenIds) -> bool:
         text = self._tokens.decode(sampled)
         opened = text.rfind("<think>")
         closed = text.rfind("</think>")
         return closed < opened if opened >= 0 else self.opens_reasoning and closed < 0
+
+
+def _closes(bridge: Bridge) -> bool:
+    return REASONING_CLOSED in bridge.notes
 
 
 def _generation_stops(source: str) -> list[int]:

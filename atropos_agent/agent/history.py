@@ -1,0 +1,151 @@
+"""The conversation of one rollout, as messages and as tokens, and how it gets from one turn to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from atropos_agent.errors import ConfigError, RenderError
+from atropos_agent.policy.protocol import Capabilities
+from atropos_agent.renderer import BRIDGE_MISMATCH, REASONING_CLOSE, REASONING_CLOSED, Renderer
+from atropos_agent.tracker import Tracker
+from atropos_agent.trajectory import (
+    BreakKind,
+    Completion,
+    LogprobProvenance,
+    Message,
+    StepSpan,
+    TokenIds,
+)
+
+
+class History:
+    """What a policy has been shown and has sampled.
+
+    `mode` is that of `AgentConfig.history`: `append` goes on from what was sampled, `template` from what
+    the chat template makes of the messages. `notes` are words to be counted.
+    """
+
+    def __init__(
+        self, messages: Sequence[Message], renderer: Renderer | None, mode: Literal["append", "template"]
+    ) -> None:
+        self.messages: list[Message] = list(messages)
+        self.renderer: Renderer | None = renderer
+        self.tracker: Tracker = Tracker(self.messages)
+        self.notes: list[str] = []
+        self._mode = mode
+        self._shown = ""  # the template's rendering that the prompt stands for
+        self._bridged = 0  # messages up to and including the last bridge
+        self._capabilities: Capabilities | None = None
+
+    def open(self, capabilities: Capabilities) -> None:
+        """Render the opening, where ids or text are to be kept. Raises ConfigError, RenderError."""
+        self._capabilities = capabilities
+        wire, renderer = capabilities.wire, self.renderer
+        if renderer is None:
+            if wire.takes_ids or wire.takes_text:
+                raise ConfigError(f"{wire} prompts need a tokenizer: pass `tokenizer`")
+            return
+        if capabilities.stop_ids:
+            self.renderer = renderer = renderer.with_stop_ids(capabilities.stop_ids)
+        follows = self._mode == "template" or renderer.certificate.bridge
+        if wire.takes_ids or wire.takes_text or follows:
+            rendered = renderer.render(self.messages)
+            self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
+            self._shown = rendered.text
+
+    def add_completion(self, number: int, completion: Completion) -> tuple[int, StepSpan] | None:
+        """Append what the policy answered at step `number`: the sequence it is in and its place there, or
+        None where its tokens are not known."""
+        placed, ids, renderer = None, completion.token_ids, self.renderer
+        if ids is not None and len(self.tracker.prompt):
+            raw = completion.text if renderer is None else partial(renderer.decode, ids)
+            index = self.tracker.sequence_index
+            placed = index, self.tracker.add_completion(number, completion, raw)
+        self.notes += completion.notes
+        self.messages.append({"role": "assistant", "content": completion.text})
+        return placed
+
+    def with_its_prompt(self, completion: Completion) -> Completion:
+        """Hold our prompt against what the server says of the one it rendered itself.
+
+        Its ids are adopted. Where it only counts them and the count is another, history was rewritten: our
+        own fresh rendering is adopted if it has that count; otherwise the logprobs belong to a prompt that
+        we do not know, and are dropped.
+        """
+        if completion.prompt_token_ids is not None:
+            self.tracker.follow_server_prompt(completion.prompt_token_ids, self._kind_of)
+            return completion
+        seen, known = completion.usage_prompt_tokens, len(self.tracker.prompt)
+        wire = None if self._capabilities is None else self._capabilities.wire
+        if wire is None or wire.takes_ids or seen is None or not known or seen == known:
+            return completion
+        rendered = None if self.renderer is None or wire.takes_text else self.renderer.render(self.messages)
+        if rendered is not None and len(rendered.ids) == seen:
+            self.tracker.follow_server_prompt(rendered.ids, self._kind_of)
+            self._shown = rendered.text
+            return replace(completion, notes=(*completion.notes, "prompt_rendered_anew"))
+        return replace(
+            completion,
+            logprobs=None,
+            logprob_provenance=LogprobProvenance.ABSENT,
+            notes=(*completion.notes, "prompt_differs"),
+        )
+
+    def _kind_of(self, ids: TokenIds) -> BreakKind:
+        """Why the server's prompt `ids` does not begin with ours."""
+        if self.renderer is None:
+            return BreakKind.OTHER
+        text = self.renderer.decode(ids)
+        if text.startswith(self.renderer.decode(self.tracker.prompt.ids)):
+            return BreakKind.RETOKENISATION
+        try:
+            own = self.renderer.text(self.messages)
+        except RenderError:
+            return BreakKind.OTHER
+        return BreakKind.TEMPLATE if text == own else BreakKind.OTHER
+
+    def add_observation(self, observation: str, completion: Completion, turn: int) -> None:
+        """Append what answers the last completion, and what the template puts around it."""
+        self.messages.append({"role": "user", "content": observation})
+        ids = completion.token_ids
+        if self.renderer is None or ids is None or completion.prompt_token_ids is not None:
+            return
+        if not len(self.tracker.prompt):
+            return
+        if self._mode == "template":
+            self._follow_template(self.renderer, ids, completion)
+        else:
+            self._append(self.renderer, ids, completion, turn)
+
+    def check(self) -> None:
+        """Compare every bridge of the rollout with the template's rendering of the whole. Raises
+        BridgeMismatch."""
+        if self.renderer is not None and self._bridged and BRIDGE_MISMATCH not in self.notes:
+            self.notes += self.renderer.check_bridges(self.messages[: self._bridged])
+
+    def _append(self, renderer: Renderer, ids: TokenIds, completion: Completion, turn: int) -> None:
+        bridge = renderer.bridge(self.messages, ids, finish=completion.finish_reason, turn=turn)
+        self._bridged = len(self.messages)
+        if REASONING_CLOSED in bridge.notes:
+            self._close_reasoning()
+        self.notes += bridge.notes
+        self.tracker.add_bridge(bridge)
+
+    def _follow_template(self, renderer: Renderer, ids: TokenIds, completion: Completion) -> None:
+        found = renderer.continuation(self._shown, self.messages, ids, finish=completion.finish_reason)
+        if found.reasoning_closed:
+            self._close_reasoning()
+        self._shown = found.text
+        if found.bridge is None:
+            self.tracker.begin(renderer.encode(found.text), found.text, BreakKind.TEMPLATE)
+        else:
+            self.notes += found.bridge.notes
+            self.tracker.add_bridge(found.bridge)
+
+    def _close_reasoning(self) -> None:
+        """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
+        cut = self.messages[-2]
+        self.messages[-2] = {"role": cut["role"], "content": cut["content"] + REASONING_CLOSE}
