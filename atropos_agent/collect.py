@@ -19,6 +19,7 @@ from atropos_agent import errors
 from atropos_agent.config import CollectConfig, RunConfig
 from atropos_agent.environment import AgentEnv, Item
 from atropos_agent.errors import ProviderError, RecordError
+from atropos_agent.export import sequences_left_out
 from atropos_agent.rundir import RunDir
 from atropos_agent.trajectory import Json, Provenance, Rollout, RolloutGroup
 
@@ -43,6 +44,8 @@ class Progress:
     sampled_tokens: int = 0
     reward_sum: float = 0.0
     rewards: int = 0
+    sequences_left_out: int = 0
+    breaks: Counter[str] = field(default_factory=Counter[str])
     steps: Counter[str] = field(default_factory=Counter[str])
     stop_reasons: Counter[str] = field(default_factory=Counter[str])
     errors: Counter[str] = field(default_factory=Counter[str])
@@ -81,6 +84,7 @@ class Progress:
         self.rollouts_done += 1
         self.sampled_tokens += rollout.result.total_tokens
         self.stop_reasons[rollout.result.stop_reason] += 1
+        self.breaks.update(found.kind.value for found in rollout.result.breaks)
         for step in rollout.result.steps:
             self.steps[step.completion.provenance] += 1
         if rollout.result.error_type is not None:
@@ -103,6 +107,8 @@ class Progress:
             "tokens_per_s": round(self.tokens_per_s, 3),
             "stop_reasons": dict(self.stop_reasons),
             "errors": dict(self.errors),
+            "breaks": dict(self.breaks),
+            "sequences_left_out": self.sequences_left_out,
             "sampled_step_share": self.sampled_step_share,
         }
 
@@ -198,6 +204,7 @@ class Collector(Generic[ItemT]):
         dropped = "zero_variance" if len(scores) == 1 and self.config.zero_variance == "drop" else None
         try:
             scored = self.env.score_group(group)
+            self.progress.sequences_left_out += sequences_left_out(group.rollouts, scored)
         except RecordError as error:
             logger.warning("group %s cannot be delivered: %s", group.item_id, error)
             self.progress.errors[type(error).__name__] += 1

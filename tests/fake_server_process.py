@@ -13,9 +13,9 @@ from tests.tokenizers_for_tests import tokenizer_for
 
 
 @contextmanager
-def fake_server(folder: Path, *arguments: str) -> Iterator[list[str]]:
+def fake_server(folder: Path, *arguments: str, template: str = "chatml") -> Iterator[list[str]]:
     """Runs with `arguments` of `python -m atropos_agent.testing`; gives the overrides that name it."""
-    tokenizer_for("chatml").save_pretrained(folder)
+    tokenizer_for(template).save_pretrained(folder)
     command = [sys.executable, "-m", "atropos_agent.testing", "--tokenizer", str(folder), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
+    Break,
+    BreakKind,
     Completion,
     FinishReason,
     Json,
@@ -49,6 +51,7 @@ SPAN = st.tuples(st.integers(0, 999), st.integers(0, 999))
 CALLS = st.builds(ToolCall, TEXT, OBJECT, TEXT, TEXT, SPAN)
 RESULTS = st.builds(ToolResult, st.booleans(), TEXT, TEXT, OBJECT, st.none() | TEXT, OBJECT)
 PARSE_ERRORS = st.builds(ParseError, st.sampled_from(ParseErrorKind), TEXT, SPAN)
+BREAKS = st.builds(Break, st.integers(2, 999), st.sampled_from(BreakKind))
 SAMPLING = st.builds(SamplingParams, FLOAT, FLOAT, COUNT, FLOAT, st.none() | COUNT, st.none() | COUNT)
 TIMINGS = st.builds(Timings, FLOAT, FLOAT, COUNT)
 PROVENANCES = st.tuples(
@@ -84,7 +87,13 @@ def a_rollout(
         completion = Completion("said", sampling=replace(sampling, seed=index))
         steps.append(AgentStep(number + 1, "said", completion, sequence_index=number, span=span))
     result = AgentResult(
-        True, "said", stop, tuple(steps), tuple(held), prompt_messages=({"role": "user", "content": "do"},)
+        True,
+        "said",
+        stop,
+        tuple(steps),
+        tuple(held),
+        prompt_messages=({"role": "user", "content": "do"},),
+        breaks=tuple(Break(number, BreakKind.TEMPLATE) for number in range(2, sequences + 1)),
     )
     return Rollout(f"r{index}", "item", index, result, score=score)
 
@@ -186,6 +195,7 @@ def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
         error=draw(st.none() | TEXT),
         error_type=draw(st.none() | TEXT),
         metadata=draw(OBJECT),
+        breaks=tuple(draw(st.lists(BREAKS, max_size=2))),
     )
     return Rollout(
         id=draw(TEXT),

@@ -10,9 +10,17 @@ from atropos_agent.config import AgentConfig, DebugSettings
 from atropos_agent.parser import render_call
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
-from atropos_agent.testing import FakeServer, Fault
+from atropos_agent.testing import FakeReply, FakeServer, Fault
 from atropos_agent.toolset import ToolRegistry, ToolSchema
-from atropos_agent.trajectory import AgentResult, LogprobProvenance, Provenance, StopReason, ToolResult
+from atropos_agent.trajectory import (
+    AgentResult,
+    Break,
+    BreakKind,
+    LogprobProvenance,
+    Provenance,
+    StopReason,
+    ToolResult,
+)
 from tests.tokenizers_for_tests import chatml_renderer, tokenizer_for
 
 RENDERER = chatml_renderer()
@@ -123,6 +131,40 @@ async def test_a_server_that_rewrites_history_opens_a_sequence_with_the_prompt_i
     assert last.spans[-1].start == result.steps[1].completion.usage_prompt_tokens
     assert TRIMMING.decode(last.token_ids).startswith(TRIMMING.render(result.prompt_messages).text)
     assert [span.step_number for sequence in (first, last) for span in sequence.spans] == [1, 2]
+    assert result.breaks == (Break(2, BreakKind.TEMPLATE),)
+
+
+async def ids_from_chat(render, codec=None, script=("<tool_call>{broken", "done")) -> AgentResult:
+    """Two turns with a server that renders the prompt by itself and tells its ids."""
+    async with FakeServer(
+        lambda ask: script[min(ask.turn, 2) - 1],
+        codec or RENDERER,
+        wire=Wire.CHAT_IDS,
+        stop_id=STOP,
+        render=render,
+    ) as fake:
+        policy = HttpPolicy(fake.url)
+        result = await AtroposAgent(policy, tokenizer=RENDERER).run("do it", rollout_id="r")
+        await policy.aclose()
+    return result
+
+
+async def test_ids_that_the_server_makes_anew_of_the_same_text_are_told_apart():
+    text = "<tool_call>{broken"
+    letters = [token for letter in text for token in RENDERER.encode(letter)]
+    odd = FakeReply(text, token_ids=[*letters, STOP])
+    result = await ids_from_chat(lambda m: RENDERER.render(m).text, script=(odd, "done"))
+    assert result.breaks == (Break(2, BreakKind.RETOKENISATION),)
+    assert len(result.sequences) == 2
+
+
+async def test_a_prompt_that_is_neither_ours_nor_the_templates_is_called_other():
+    def forgetful(messages):
+        return RENDERER.render(messages[-1:]).text
+
+    result = await ids_from_chat(forgetful)
+    assert result.breaks == (Break(2, BreakKind.OTHER),)
+    assert [span.step_number for data in result.sequences for span in data.spans] == [1, 2]
 
 
 async def test_logprobs_of_a_prompt_we_do_not_know_are_dropped():

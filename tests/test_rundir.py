@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.export.atropos import scored_group
+from atropos_agent.export.schema import SCHEMA_VERSION
 from atropos_agent.rundir import Repair, RunDir, read_groups, read_manifest
 from atropos_agent.trajectory import RolloutGroup
 from tests.crashing_writer import GROUP_SIZE, ITEMS, collect
@@ -223,8 +224,11 @@ def test_a_newer_schema_is_refused(path, file):
     with RunDir.create(path, MANIFEST) as run:
         run.add_group(a_group(), None)
     text = (path / file).read_text()
-    (path / file).write_text(text.replace("schema: 1", "schema: 2").replace('"schema":1', '"schema":2'))
-    with pytest.raises(RunDirectoryError, match=r"schema 2.*upgrade"):
+    newer = SCHEMA_VERSION + 1
+    for form in ("schema: {}", '"schema":{}'):
+        text = text.replace(form.format(SCHEMA_VERSION), form.format(newer))
+    (path / file).write_text(text)
+    with pytest.raises(RunDirectoryError, match=rf"schema {newer}.*upgrade"):
         RunDir.open(path)
 
 
@@ -277,8 +281,8 @@ def test_the_manifest_comes_back_as_it_was(path):
         "ü": None,
     }
     RunDir.create(path, manifest).close()
-    assert read_manifest(path) == {"schema": 1, **manifest}
-    assert yaml.safe_load((path / "run.yaml").read_text())["schema"] == 1
+    assert read_manifest(path) == {"schema": SCHEMA_VERSION, **manifest}
+    assert yaml.safe_load((path / "run.yaml").read_text())["schema"] == SCHEMA_VERSION
     RunDir.open(path, manifest).close()
 
 

@@ -19,7 +19,7 @@ from atropos_agent.collect import Collector, Progress, manifest
 from atropos_agent.config import RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import RecordError
-from atropos_agent.policy.protocol import Capabilities
+from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.rundir import RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.sinks.summary import RunSummary, summarise
@@ -136,8 +136,20 @@ def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:
         warn("logprobs are the model's own, not those of the sampling distribution: exporters leave them out")
     if wire.gives_ids and mode is LogprobMode.UNKNOWN:
         warn("it is not known whether logprobs are raw or of the sampling distribution")
+    _warn_of_branches(env, wire)
     if env.isolation["unsafe"]:
         warn("UNSAFE: commands the model writes run on this machine without a sandbox")
+
+
+def _warn_of_branches(env: AgentEnv[Any], wire: Wire) -> None:
+    """Say that whole groups will be refused where history is rewritten, if it can be."""
+    stable = env.renderer is None or env.renderer.certificate.history_stable
+    rendered_anew = env.agent_config.history == "template" or not (wire.takes_ids or wire.takes_text)
+    if rendered_anew and not stable and env.config.on_branch == "refuse":
+        warn(
+            "the chat template rewrites history: a rollout in which it does has several training sequences,"
+            " and env.on_branch=refuse then loses the whole group; choose last or drop"
+        )
 
 
 def _free(path: Path) -> Path:
@@ -179,6 +191,10 @@ def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Tabl
     table.add_row("rollouts", str(run.rollouts))
     table.add_row("mean reward", "-" if run.mean_score is None else f"{run.mean_score:.3f}")
     table.add_row("sampled tokens", f"{sum(run.tokens):,} ({progress.tokens_per_s:,.0f} a second)")
+    if run.breaks:
+        table.add_row("prefix breaks", f"{run.breaks.total()}: {_listed(run.breaks)}")
+    if run.sequences_left_out:
+        table.add_row("left out", f"{run.sequences_left_out} sequences (env.on_branch)")
     steps = run.steps_by_provenance
     if steps:
         table.add_row("ids as sampled", f"{steps[Provenance.SAMPLED] / steps.total():.1%} of steps")

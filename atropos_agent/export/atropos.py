@@ -7,7 +7,7 @@ trained token of the group has the logprob of the distribution it was sampled fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -126,6 +126,22 @@ def _is_dropped_branch(rollout: Rollout, on_branch: OnBranch) -> bool:
             ' choose on_branch="last" or "drop", or keep its history in append mode'
         )
     return count > 1 and on_branch == "drop"
+
+
+def sequences_left_out(rollouts: Sequence[Rollout], group: ScoredDataGroup) -> int:
+    """How many training sequences of scored rollouts with several of them have no row in `group`."""
+    several = {
+        rollout.id: len(rollout.result.sequences)
+        for rollout in rollouts
+        if rollout.score is not None and len(rollout.result.sequences) > 1
+    }
+    return sum(several.values()) - sum(row_id in several for row_id in _row_ids(group))
+
+
+def _row_ids(group: ScoredDataGroup) -> Iterator[Json]:
+    for override in group["overrides"] or ():
+        managed = override.get("managed_metadata")
+        yield managed["rollout_id"] if isinstance(managed, Mapping) else None
 
 
 def _row(rollout: Rollout, advantage: float, policy: Truncated) -> _Row:

@@ -62,6 +62,7 @@ def rollout_to_json(rollout: Rollout) -> dict[str, Json]:
         "prompt_messages": [_message(message) for message in result.prompt_messages],
         "steps": [_step(step, result.sequences) for step in result.steps],
         "sequences": [_sequence(sequence) for sequence in result.sequences],
+        "breaks": [{"step_number": found.step_number, "kind": found.kind.value} for found in result.breaks],
     }
 
 
@@ -243,6 +244,7 @@ def _rollout_of(record: RolloutRecord) -> Rollout:
         error=record.error,
         error_type=record.error_type,
         metadata=record.result_metadata,
+        breaks=record.breaks,
     )
     return Rollout(
         id=record.id,

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from atropos_agent.trajectory import (
+    Break,
     FinishReason,
     LogprobMode,
     LogprobProvenance,
@@ -18,7 +19,8 @@ from atropos_agent.trajectory import (
     Timings,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has `breaks`; records of 1 are read as well."""
 
 
 class _Record(BaseModel):
@@ -135,3 +137,4 @@ class RolloutRecord(_Record):
     prompt_messages: list[MessageRecord]
     steps: list[StepRecord]
     sequences: list[SequenceRecord]
+    breaks: tuple[Break, ...] = ()

@@ -147,6 +147,7 @@ def _charts(summary: RunSummary) -> list[dict[str, Json]]:
         {"title": "Sampled tokens", "unit": "rollouts", "columns": _histogram(summary.tokens)},
         {"title": "Turns", "unit": "rollouts", "columns": _histogram(summary.turns)},
         {"title": "Errors", "unit": "rollouts", "rows": _ranked(summary.errors)},
+        {"title": "Prefix breaks", "unit": "sequences", "rows": _ranked(summary.breaks)},
         {"title": "Groups held back", "unit": "groups", "rows": _ranked(summary.dropped)},
     ]
     return [chart for chart in charts if chart.get("columns") or chart.get("rows")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atropos_agent.export import sequences_left_out
 from atropos_agent.rundir import GroupRecord, read_groups
 from atropos_agent.trajectory import Rollout
 
@@ -22,7 +23,9 @@ class RunSummary:
 
     `mixed_groups` have at least two different scores; `groups_without_data` give a trainer nothing for an
     error of theirs; `steps_by_provenance` and `logprobs` tell how much of
-    the record is exact: tokens the policy sampled, and how many of them have a logprob.
+    the record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
+    training sequences that begin where history was rewritten, by kind; `sequences_left_out` those of
+    rollouts with several that no group delivers.
     """
 
     groups: int = 0
@@ -33,6 +36,7 @@ class RunSummary:
     parse_errors: int = 0
     trained_tokens: int = 0
     logprobs: int = 0
+    sequences_left_out: int = 0
     unsafe: int = 0
     intervals: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     scores: list[float] = field(default_factory=list[float])
@@ -42,6 +46,7 @@ class RunSummary:
     backends: Counter[str] = field(default_factory=Counter[str])
     steps_by_provenance: Counter[str] = field(default_factory=Counter[str])
     stop_reasons: Counter[str] = field(default_factory=Counter[str])
+    breaks: Counter[str] = field(default_factory=Counter[str])
     errors: Counter[str] = field(default_factory=Counter[str])
     dropped: Counter[str] = field(default_factory=Counter[str])
 
@@ -79,6 +84,8 @@ def summary_of(groups: Iterable[GroupRecord]) -> RunSummary:
         summary.groups += 1
         summary.mixed_groups += is_mixed(record.rollouts)
         summary.groups_without_data += record.group is None or record.dropped not in (None, ZERO_VARIANCE)
+        if record.group is not None:
+            summary.sequences_left_out += sequences_left_out(record.rollouts, record.group)
         if record.dropped is not None:
             summary.dropped[record.dropped] += 1
         for rollout in record.rollouts:
@@ -98,6 +105,7 @@ def _count(summary: RunSummary, rollout: Rollout) -> None:
     summary.turns.append(result.num_steps)
     summary.tool_calls += result.total_tool_calls
     summary.stop_reasons[result.stop_reason.value] += 1
+    summary.breaks.update(found.kind.value for found in result.breaks)
     if rollout.score is not None:
         summary.scores.append(rollout.score)
     if result.error_type is not None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from atropos_agent.errors import AmbiguousTrajectory, RecordError
-from atropos_agent.export.atropos import check_group, scored_group
+from atropos_agent.export.atropos import check_group, scored_group, sequences_left_out
 from atropos_agent.trajectory import (
     LogprobMode,
     SamplingParams,
@@ -102,6 +102,13 @@ def test_a_dropped_branch_still_counts_in_the_baseline():
     group = scored_group(group_of(a_rollout(0, 1.0, sequences=2), a_rollout(1, 0.0)), on_branch="drop")
     assert group["scores"] == [0.0]
     assert group["advantages"] == [[-1.0] * 4]
+
+
+@pytest.mark.parametrize(("on_branch", "left_out"), [("last", 2), ("drop", 3)])
+def test_the_sequences_that_no_row_holds_are_counted(on_branch, left_out):
+    branched = group_of(a_rollout(0, 1.0, sequences=3), a_rollout(1, 0.0), a_rollout(2, None, sequences=2))
+    group = scored_group(branched, on_branch=on_branch)
+    assert sequences_left_out(branched.rollouts, group) == left_out
 
 
 def test_a_truncated_rollout_keeps_its_score_and_loses_its_loss():

@@ -11,6 +11,8 @@ from atropos_agent.export.record import rollout_from_json, rollout_to_json
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
+    Break,
+    BreakKind,
     Completion,
     LogprobMode,
     LogprobProvenance,
@@ -21,7 +23,7 @@ from atropos_agent.trajectory import (
     StopReason,
     ToolCall,
 )
-from tests.rollouts import ANY_SPEED, plain, rollouts
+from tests.rollouts import ANY_SPEED, a_rollout, plain, rollouts
 
 
 @settings(ANY_SPEED, max_examples=150)
@@ -134,6 +136,13 @@ def test_a_missing_field_is_named():
     del record["steps"]
     with pytest.raises(RecordError, match="steps"):
         rollout_from_json(record)
+
+
+def test_a_record_of_schema_1_has_no_breaks():
+    record = dict(rollout_to_json(a_rollout(sequences=2)))
+    assert rollout_from_json(record).result.breaks == (Break(2, BreakKind.TEMPLATE),)
+    del record["breaks"]
+    assert rollout_from_json(record).result.breaks == ()
 
 
 def test_a_run_outside_its_sequence_is_refused():

@@ -1,5 +1,6 @@
 """How `collect` ends: what is shown, what is left on disk, and the exit code."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -186,3 +187,22 @@ def test_a_tokenizer_that_cannot_be_had_is_wrong_input_and_named(tmp_path):
     assert done.returncode == 2
     assert "policy.tokenizer: " in done.stderr
     assert "absent/folder" in done.stderr
+
+
+@pytest.mark.parametrize("on_branch", ["refuse", "last"])
+def test_history_that_a_template_rewrites_is_warned_of_and_counted(tmp_path, on_branch):
+    (tmp_path / "own.py").write_text(ENVIRONMENTS)
+    (tmp_path / "config.yaml").write_text("environment: own:Plain\n")
+    settings = ["--agent.history=template", f"--env.on_branch={on_branch}", "--collect.groups=2", *SMALL]
+    answers = ("--turns", "2", "--call", "<tool_call>{broken \n")
+    with fake_server(tmp_path / "tokenizer", *answers, template="trimming") as overrides:
+        done = collect(tmp_path, "config.yaml", *overrides, *settings)
+    warned = "env.on_branch=refuse then loses the whole group" in " ".join(done.stderr.split())
+    assert warned == (on_branch == "refuse")
+    assert done.returncode == (1 if on_branch == "refuse" else 0), done.stderr
+    assert rows(done)["prefix breaks"] == "8: template 8"
+    assert rows(done).get("left out") == (None if on_branch == "refuse" else "8 sequences (env.on_branch)")
+    *_, last = (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
+    found = json.loads(last)
+    assert found["breaks"] == {"template": 8}
+    assert found["sequences_left_out"] == (0 if on_branch == "refuse" else 8)

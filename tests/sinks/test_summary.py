@@ -39,6 +39,13 @@ def test_errors_and_isolation_are_counted():
     assert summary.unsafe == 1
 
 
+def test_breaks_and_the_sequences_they_cost_are_counted():
+    branched, plain = a_rollout(0, 1.0, sequences=3), a_rollout(1, 0.0)
+    group = scored_group(RolloutGroup("item", 0, (branched, plain)), on_branch="last")
+    summary = summary_of([GroupRecord("item", 0, group, (branched, plain), None)])
+    assert (summary.breaks, summary.sequences_left_out) == ({"template": 2}, 2)
+
+
 def test_time_runs_from_the_first_start_to_the_last_end():
     early = replace(a_rollout(0), started_at=100.0, duration_s=50.0)
     late = replace(a_rollout(1), started_at=110.0, duration_s=5.0)
