@@ -34,7 +34,12 @@ TEXTS = [
     f"<think>so {CALL}",
 ]
 ENDS = ["stop", "unreported", "length"]
-TURNS = st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(ENDS)), min_size=1, max_size=5)
+SPELLINGS = ["whole", "letters", "broken"]
+TURNS = st.lists(
+    st.tuples(st.sampled_from(TEXTS), st.sampled_from(ENDS), st.sampled_from(SPELLINGS)),
+    min_size=1,
+    max_size=5,
+)
 # What a policy stops with there is not what history shows.
 OTHER_CLOSE = {"gpt_oss", "plain_close", "straddled_close", "break_before_close"}
 ONE_MESSAGE_ONLY = "one_turn"
@@ -50,18 +55,27 @@ async def look(call):
     return ToolResult(success=True, output="nothing new")
 
 
-def reply(renderer: Renderer, text: str, end: str) -> FakeReply:
-    """`text` as a policy writes it there: where the prompt has opened the reasoning, it goes on in it."""
+def reply(name: str, text: str, end: str, spelling: str = "whole") -> FakeReply:
+    """`text` as a policy writes it there: where the prompt has opened the reasoning, it goes on in it.
+
+    Spelled in `letters`, its ids are not those that encoding gives; `broken`, it ends inside a character.
+    """
+    renderer = renderer_for(name)
     if renderer.opens_reasoning:
         text = text.removeprefix("<think>") if text.startswith("<think>") else f"hm\n</think>\n\n{text}"
-    finish = FinishReason.LENGTH if end == "length" else FinishReason.STOP
-    return FakeReply(text, finish, token_ids=None if end == "stop" else renderer.encode(text))
+    pieces = [text] if spelling == "whole" else list(text)
+    ids = [token for piece in pieces for token in renderer.encode(piece).tolist()]
+    if spelling == "broken":
+        ids.append(renderer.encode("\u0b95").tolist()[0])
+    if end == "stop":
+        ids.append(tokenizer_for(name).eos_token_id)
+    return FakeReply(text, FinishReason.LENGTH if end == "length" else FinishReason.STOP, token_ids=ids)
 
 
 async def converse(name: str, mode: Mode, turns, **config) -> tuple[AgentResult, FakePolicy, Renderer]:
     """A rollout of the scripted `turns` (text, end) and a last word."""
     renderer = renderer_for(name)
-    scripts = [reply(renderer, *turn) for turn in [*turns, ("done", "stop")]]
+    scripts = [reply(name, *turn) for turn in [*turns, ("done", "stop")]]
     policy = FakePolicy(scripts, renderer, stop_id=tokenizer_for(name).eos_token_id)
     settings = AgentConfig(**{"history": mode, "system_prompt": "", "max_repairs": 99, **config})
     agent = AtroposAgent(policy, None, settings, renderer, execute_tool=look)
