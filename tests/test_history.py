@@ -160,6 +160,17 @@ async def test_a_template_without_a_bridge_is_followed_while_its_text_only_grows
     check_record(result, policy)
 
 
+@pytest.mark.parametrize("wire", [Wire.CHAT, Wire.CHAT_LOGPROBS])
+async def test_a_server_that_renders_the_prompts_needs_no_bridge(wire):
+    renderer = renderer_for("depends_on_text")
+    policy = FakePolicy([CALL, "done"], renderer, stop_id=renderer.certificate.close_ids[0], wire=wire)
+    result = await AtroposAgent(policy, None, None, renderer, execute_tool=look).run("do it")
+    (data,) = result.sequences
+    assert trained(result) == sampled(result)
+    asked = data.token_ids[: data.spans[1].start]
+    assert renderer.decode(asked) == renderer.text(policy.requests[1].messages)
+
+
 @pytest.mark.parametrize("mode", ["append", "template"])
 async def test_reasoning_that_was_cut_is_closed_and_the_closing_is_not_trained(mode):
     cut = f"<think>so {CALL}"

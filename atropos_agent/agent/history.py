@@ -35,13 +35,16 @@ class History:
         self.renderer: Renderer | None = renderer
         self.tracker: Tracker = Tracker(self.messages)
         self.notes: list[str] = []
-        self._mode = mode
+        self._follows = mode == "template"
         self._shown = ""  # the template's rendering that the prompt stands for
         self._bridged = 0  # messages up to and including the last bridge
         self._capabilities: Capabilities | None = None
 
     def open(self, capabilities: Capabilities) -> None:
-        """Render the opening, where ids or text are to be kept. Raises ConfigError, RenderError."""
+        """Render the opening. Raises ConfigError, RenderError.
+
+        Where a server renders the prompts and no bridge is certified, the template is followed in both modes.
+        """
         self._capabilities = capabilities
         wire, renderer = capabilities.wire, self.renderer
         if renderer is None:
@@ -50,11 +53,11 @@ class History:
             return
         if capabilities.stop_ids:
             self.renderer = renderer = renderer.with_stop_ids(capabilities.stop_ids)
-        follows = self._mode == "template" or renderer.certificate.bridge
-        if wire.takes_ids or wire.takes_text or follows:
-            rendered = renderer.render(self.messages)
-            self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
-            self._shown = rendered.text
+        by_server = not (wire.takes_ids or wire.takes_text)
+        self._follows |= by_server and not renderer.certificate.bridge
+        rendered = renderer.render(self.messages)
+        self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
+        self._shown = rendered.text
 
     def add_completion(self, number: int, completion: Completion) -> tuple[int, StepSpan] | None:
         """Append what the policy answered at step `number`: the sequence it is in and its place there, or
@@ -115,7 +118,7 @@ class History:
             return
         if not len(self.tracker.prompt):
             return
-        if self._mode == "template":
+        if self._follows:
             self._follow_template(self.renderer, ids, completion)
         else:
             self._append(self.renderer, ids, completion, turn)

@@ -215,7 +215,10 @@ class Renderer:
         """
         certificate = self.certificate
         if not certificate.bridge:
-            raise RenderError(f"no bridge for this chat template: {'; '.join(certificate.reasons)}")
+            raise RenderError(
+                f"no bridge for this chat template: {'; '.join(certificate.reasons)}; "
+                "agent.history=template does without one"
+            )
         last = last_assistant(messages)
         text = self._template.after_sentinel(messages[last + 1 :])
         held = holds_at(self._template, messages, text, turn=turn)

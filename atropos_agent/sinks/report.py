@@ -221,6 +221,7 @@ def _trajectory(rollout: Rollout, decode: Decode | None) -> dict[str, Json]:
         "prompt": [{"role": m["role"], "content": m["content"]} for m in result.prompt_messages],
         "steps": [_step(step) for step in result.steps],
         "sequences": [_sequence(sequence, decode) for sequence in result.sequences],
+        "breaks": [[found.step_number, found.kind.value] for found in result.breaks],
     }
 
 

@@ -156,6 +156,13 @@ def test_the_token_view_has_what_the_record_has(tmp_path):
     ]
 
 
+def test_where_and_why_a_sequence_begins_is_shown(tmp_path):
+    page = written(tmp_path / "run", RolloutGroup("item", 0, (a_rollout(sequences=2), a_rollout(1))))
+    assert [shown["breaks"] for shown in page.data["trajectories"]] == [[[2, "template"]], []]
+    charts = {chart["title"]: chart["rows"] for chart in page.data["charts"] if "rows" in chart}
+    assert charts["Prefix breaks"] == [["template", 1]]
+
+
 def test_an_assistant_message_is_cut_at_its_reasoning_and_calls(tmp_path):
     text = "<think>why</think>so <tool_call>{}</tool_call> then"
     call = text.index("<tool_call>"), text.index(" then")
