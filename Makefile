@@ -27,6 +27,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python scripts/bench_rollout.py
+	$(BIN)/python scripts/bench_turn.py
 	$(BIN)/python scripts/bench_sandbox.py
 
 clean:

@@ -41,7 +41,7 @@ TURNS = st.lists(
     max_size=5,
 )
 # What a policy stops with there is not what history shows.
-OTHER_CLOSE = {"gpt_oss", "plain_close", "straddled_close", "break_before_close"}
+OTHER_CLOSE = {"end_of_text", "gpt_oss", "plain_close", "straddled_close", "break_before_close"}
 ONE_MESSAGE_ONLY = "one_turn"
 Mode = Literal["append", "template"]
 

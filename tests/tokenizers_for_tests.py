@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -99,7 +100,9 @@ FORGETTING = CHATML.replace(
 )
 PARTS = CHATML.replace("m.content", "m.content[0].text")
 DATED = "{{- strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + CHATML
+ZOO = Path(__file__).parent / "zoo"
 TEMPLATES = {
+    **{path.stem: path.read_text() for path in sorted(ZOO.glob("*.jinja"))},
     "chatml": CHATML,
     "open_think": OPEN_THINK,
     "qwen3": QWEN3,
@@ -125,6 +128,12 @@ END = {
     "glm_closed": "<|user|>",
     "gpt_oss": "<|endoftext|>",
     "llama": "<|eot|>",
+    "today": "<|eot|>",
+    "drops_tool": "<|eot|>",
+    "strips_at_once": "<|eot|>",
+    "no_system": "<|eot|>",
+    "end_of_text": "<|endoftext|>",
+    "instruct": "</s>",
     "alternating": "</s>",
     "plain_close": "</s>",
     "straddled_close": "</s>",

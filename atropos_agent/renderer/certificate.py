@@ -10,16 +10,20 @@ from typing import Literal
 import numpy as np
 
 from atropos_agent.errors import RenderError
+from atropos_agent.renderer.branching import UNPREDICTABLE, Branching, find_branching
 from atropos_agent.renderer.close import Close, find_close, stop_ids
+from atropos_agent.renderer.habits import Habits, find_habits
 from atropos_agent.renderer.joint import Suffix
 from atropos_agent.renderer.probes import (
     CORE_FOLLOWINGS,
+    OBSERVATION,
     REASON,
     Following,
     Probe,
     assistant,
     followings,
     probes,
+    user,
 )
 from atropos_agent.renderer.runtime_check import exchanges_of, first_missing
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
@@ -39,8 +43,9 @@ class Certificate:
     encoding the suffix alone gives the ids it has in context. `close_text` and `close_ids` are what the
     template writes after an assistant's text up to and including the end of the turn (empty where the next
     header ends it); `stop_ids` are the ids a policy ends its turn with. `rewrites_observations`: what stands
-    between earlier assistant texts is later shown otherwise. `reasons` explains every refusal; each begins
-    with what is refused: bridge, history, joint or shape (a kind of conversation).
+    between earlier assistant texts is later shown otherwise. `prompt_in_history`: before a plain text and an
+    observation, the prompt that it answered is shown as it was. `reasons` explains every refusal; each
+    begins with what is refused: bridge, history, joint or shape (a kind of conversation).
     """
 
     key: str
@@ -54,6 +59,9 @@ class Certificate:
     trims: bool
     strips_reasoning: bool
     rewrites_observations: bool
+    prompt_in_history: bool
+    habits: Habits
+    branching: Branching
     reasons: tuple[str, ...]
     probes: int
 
@@ -66,6 +74,7 @@ class _Findings:
     trims: bool = False
     strips_reasoning: bool = False
     rewrites_observations: bool = False
+    joints: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     refused: Counter[str] = field(default_factory=Counter[str])
     reasons: list[str] = field(default_factory=list[str])
 
@@ -82,8 +91,9 @@ class _Findings:
 
 def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
     """Try `template` on all probes. Never raises RenderError: what fails is a reason."""
-    findings = _Findings()
-    suffixes = _suffixes(template, followings(tokens.control_tokens), findings)
+    template, findings = template.remembering(), _Findings()
+    named = followings(tokens.control_tokens)
+    suffixes = _suffixes(template, named, findings)
     if "bridge" not in findings.refused:
         for probe in probes(tokens.control_tokens):
             if (suffix := suffixes.get(probe.following_name)) is not None:
@@ -103,6 +113,9 @@ def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
         trims=findings.trims,
         strips_reasoning=findings.strips_reasoning,
         rewrites_observations=findings.rewrites_observations,
+        prompt_in_history=_shows_prompt(template),
+        habits=find_habits(template, tokens, close),
+        branching=find_branching(template, named) if "bridge" not in refused else UNPREDICTABLE,
         reasons=findings.summary(),
         probes=findings.probes,
     )
@@ -114,6 +127,15 @@ def _opens_reasoning(template: ChatTemplate) -> bool:
     except RenderError:
         return False
     return prompt.rfind("<think>") > prompt.rfind("</think>")
+
+
+def _shows_prompt(template: ChatTemplate) -> bool:
+    mark = SENTINELS[0]
+    try:
+        later = template.text([QUESTION, assistant(mark), user(OBSERVATION)])
+        return later.startswith(template.text([QUESTION]) + mark)
+    except RenderError:
+        return False
 
 
 def _suffixes(template: ChatTemplate, named: Mapping[str, Following], findings: _Findings) -> dict[str, str]:
@@ -170,8 +192,10 @@ def _try_history(
 ) -> None:
     """Is the whole what was appended? If not, name what the template did to it."""
     if rendered == prompt + text + suffix:
-        if not _splits(tokens, prompt + text, suffix):
+        joint = text, suffix
+        if joint not in findings.joints and not _splits(tokens, text, suffix):
             findings.refuse("joint", f"the close is tokenised differently in context, for {name}")
+        findings.joints.add(joint)
     elif rendered.count(REASON) < (prompt + text).count(REASON):
         findings.strips_reasoning = True
         findings.refuse("history", f"reasoning is stripped, for {name}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer.joint import Suffix
-from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
+from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate, common_head
 from atropos_agent.renderer.tokens import Tokens
 
 
@@ -28,7 +28,7 @@ def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, st
     """
     if not suffixes or _header_ends_turn(template, tokens):
         return Close()
-    head = _common_head([*suffixes.values()])
+    head = common_head([*suffixes.values()])
     text = _up_to_end(head, _turn_length(head, _final(template), tokens), tokens)
     if not text:
         before = _before_header(template)
@@ -58,7 +58,7 @@ def _final(template: ChatTemplate) -> str:
         return ""
 
 
-def _headers(template: ChatTemplate) -> tuple[str, str]:
+def headers(template: ChatTemplate) -> tuple[str, str]:
     """What stands before a first question, and between an assistant's text and a later one."""
     question = QUESTION["content"]
     try:
@@ -70,19 +70,19 @@ def _headers(template: ChatTemplate) -> tuple[str, str]:
 
 def _header_ends_turn(template: ChatTemplate, tokens: Tokens) -> bool:
     """True where nothing but the next header, with its one special token, stands after the text (GLM)."""
-    first, later = _headers(template)
+    first, later = headers(template)
     marks = [token for token in tokens.encode(later).tolist() if token in tokens.special_ids]
     return len(marks) == 1 and first.endswith(later)
 
 
 def _before_header(template: ChatTemplate) -> str:
-    first, later = _headers(template)
-    return later[: len(later) - len(_common_head([first[::-1], later[::-1]]))]
+    first, later = headers(template)
+    return later[: len(later) - len(common_head([first[::-1], later[::-1]]))]
 
 
 def _turn_length(head: str, final: str, tokens: Tokens) -> int:
     """How many characters of `head` belong to the turn, by what a `final` turn ends with."""
-    common = len(_common_head([head, final]))
+    common = len(common_head([head, final]))
     ours, theirs = tokens.encode_located(head), tokens.encode_located(final)
     if tokens.special_ids.issuperset(ours.ids[:1]) and tokens.special_ids.intersection(theirs.ids[:1]):
         return max([common, *(end for _, end in ours.offsets[:1])])
@@ -99,9 +99,3 @@ def _up_to_end(head: str, size: int, tokens: Tokens) -> str:
                 return head[:end]
     starts = [start for token, (start, _) in placed if token in tokens.special_ids]
     return head[: min([size, *starts])].rstrip()
-
-
-def _common_head(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)
-    size = next((at for at, char in enumerate(first) if char != last[at]), len(first))
-    return first[:size]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-from atropos_agent.renderer.template import QUESTION
+from atropos_agent.renderer.template import QUESTION, SENTINELS
 from atropos_agent.trajectory import Message
 
 Following: TypeAlias = tuple[Message, ...]
@@ -74,6 +74,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "trailing white space": ("", " \n\n"),
     "other scripts": ("naïve 漢字 🙂 \ufffd ", " é\ufffd"),
 }
+
+
+def spoken(kind: str) -> str:
+    """An assistant's text of that kind of TEXTS."""
+    before, after = TEXTS[kind]
+    return f"{before}{SENTINELS[0]}{after}"
 
 
 def probes(control: Sequence[str]) -> Iterator[Probe]:

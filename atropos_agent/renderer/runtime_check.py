@@ -14,7 +14,7 @@ from atropos_agent.errors import RenderError
 from atropos_agent.renderer.template import SENTINELS, ChatTemplate
 from atropos_agent.trajectory import Message
 
-RECENT_EXCHANGES = 3
+RECENT_EXCHANGES = 2
 
 
 def holds_at(template: ChatTemplate, messages: Sequence[Message], suffix: str, *, turn: int) -> bool:

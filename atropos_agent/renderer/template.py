@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeAlias
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
@@ -16,6 +17,7 @@ from atropos_agent.trajectory import Json, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_Judge: TypeAlias = Callable[[object, str, object], bool]
 SENTINELS = ("Zq7sentinelKx", "jumps over 3 lazy dogs, e.g.")
 QUESTION: Message = {"role": "user", "content": "What is it?"}
 
@@ -37,25 +39,55 @@ class ChatTemplate:
         self.digest: str = hashlib.sha256(identity.encode()).hexdigest()
         inputs = {"tools": None, "documents": None, "strftime_now": now.strftime, **frozen}
         self._inputs = {**self._template.globals, **inputs}
-        self._parts = not self._shows_content(parts=False) and self._shows_content(parts=True)
+        self._kept: dict[object, str] | None = None
+        self.bos_token: str = str(special.get("bos_token") or "")
+        self.content_as_parts: bool = not self._shows_content(parts=False) and self._shows_content(parts=True)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
         """The rendered conversation, with the generation prompt unless `prompt` is False.
 
         Raises RenderError with the template's own message.
         """
-        return self._render(messages, prompt=prompt, parts=self._parts)
+        if self._kept is None:
+            return self._render(messages, prompt=prompt, parts=self.content_as_parts)
+        key = prompt, tuple([tuple(message.items()) for message in messages])
+        if key not in self._kept:
+            self._kept[key] = self._render(messages, prompt=prompt, parts=self.content_as_parts)
+        return self._kept[key]
+
+    def remembering(self) -> ChatTemplate:
+        """The same template, keeping every rendering: for probes, which share most of their parts."""
+        other = copy.copy(self)
+        other._kept = {}  # noqa: SLF001 - a fresh copy
+        return other
 
     def after_sentinel(
         self, following: Sequence[Message], mark: str = SENTINELS[0], *, prompt: bool = True
     ) -> str:
-        """What a short conversation shows after the assistant's text `mark` when `following` comes next."""
-        asked: Message = {"role": "assistant", "content": mark}
-        rendered = self.text([QUESTION, asked, *following], prompt=prompt)
+        """What a short conversation shows after the assistant's text `mark` when `following` comes next;
+        without `prompt`, what of that does not depend on a prompt."""
+        talk: list[Message] = [QUESTION, {"role": "assistant", "content": mark}, *following]
+        rendered = self.text(talk) if prompt else self.settled(talk)
         start = rendered.find(mark)
         if start < 0:
             raise BridgeMismatch("the chat template drops the assistant's text before these messages")
         return rendered[start + len(mark) :]
+
+    def settled(self, messages: Sequence[Message]) -> str:
+        """What the rendering shows of `messages` whether or not a prompt follows them."""
+        return common_head([self.text(messages), self.text(messages, prompt=False)])
+
+    @property
+    def reads_clock(self) -> bool:
+        """True where the rendering depends on when this object was made."""
+        later = copy.copy(self)
+        moved = datetime.now().astimezone() + timedelta(days=400, hours=1, minutes=1, seconds=1)
+        later._kept = None  # noqa: SLF001 - a fresh copy
+        later._inputs = {**self._inputs, "strftime_now": moved.strftime}  # noqa: SLF001 - a fresh copy
+        try:
+            return later.text([QUESTION]) != self.text([QUESTION])
+        except RenderError:
+            return False
 
     def _shows_content(self, *, parts: bool) -> bool:
         probe: Message = {"role": "user", "content": SENTINELS[0]}
@@ -76,6 +108,13 @@ class ChatTemplate:
             raise RenderError(f"the chat template refuses this conversation: {error}") from error
 
 
+def common_head(texts: Sequence[str]) -> str:
+    """The longest text that all of `texts` begin with."""
+    first, last = min(texts), max(texts)
+    size = next((at for at, char in enumerate(first) if char != last[at]), len(first))
+    return first[:size]
+
+
 def _source(tokenizer: PreTrainedTokenizerFast) -> str:
     try:
         template = tokenizer.get_chat_template()
@@ -90,7 +129,23 @@ def _compile(source: str) -> Template:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        compiled: Template = _compile_jinja_template(source)
+        environment = _compile_jinja_template(source).environment.overlay()
+        environment.is_safe_attribute = _decided_once(environment.is_safe_attribute)
+        compiled: Template = environment.from_string(source)
     except TemplateSyntaxError as error:
         raise RenderError(f"the chat template is not valid Jinja: line {error.lineno}: {error}") from error
     return compiled
+
+
+def _decided_once(is_safe: _Judge) -> _Judge:
+    """The sandbox's judgement of an attribute, which depends on type and name alone, made once for each:
+    made at every access it is what most of rendering a large template costs."""
+    known: dict[tuple[type, str], bool] = {}
+
+    def decided(of: object, attribute: str, value: object) -> bool:
+        key = type(of), attribute
+        if key not in known:
+            known[key] = is_safe(of, attribute, value)
+        return known[key]
+
+    return decided

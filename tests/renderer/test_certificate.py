@@ -11,13 +11,22 @@ from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
 
 STABLE = {
     "chatml",
+    "dated",
+    "default_system",
+    "drops_tool",
+    "end_of_text",
     "glm",
     "glm_closed",
-    "llama",
     "gpt_oss",
+    "instruct",
+    "llama",
+    "merged_results",
     "no_final_close",
     "parts",
-    "dated",
+    "reasoning_field",
+    "strict_roles",
+    "today",
+    "white_space_after_close",
 }
 REFUSED = {"depends_on_text", "depends_on_turn", "one_turn"}
 
@@ -70,12 +79,51 @@ def test_a_header_that_ends_the_turn_is_a_stop_and_no_close():
     assert renderer.stop_ids == set(renderer.encode("<|user|><|endoftext|>").tolist())
 
 
-def test_habits_are_recognised():
-    assert [name for name in sorted(TEMPLATES) if certificate_of(name).strips_reasoning] == ["qwen3"]
-    assert [name for name in sorted(TEMPLATES) if certificate_of(name).trims] == ["qwen3", "trimming"]
-    assert [name for name in sorted(TEMPLATES) if certificate_of(name).opens_reasoning] == ["open_think"]
-    rewriting = [name for name in sorted(TEMPLATES) if certificate_of(name).rewrites_observations]
-    assert rewriting == ["forgetting"]
+@pytest.mark.parametrize(
+    ("fact", "names"),
+    [
+        ("trims", {"no_system", "qwen3", "trimming"}),
+        (
+            "strips_reasoning",
+            {"prefilled_think", "qwen3", "qwen3_full", "strips_always", "strips_at_once"},
+        ),
+        ("opens_reasoning", {"open_think", "prefilled_think"}),
+        ("rewrites_observations", {"forgetting"}),
+    ],
+)
+def test_what_a_template_does_to_history_is_recognised(fact: str, names: set[str]):
+    assert {name for name in TEMPLATES if getattr(certificate_of(name), fact)} == names
+
+
+def test_a_prompt_that_history_does_not_show_is_recognised():
+    hidden = {name for name in TEMPLATES if not certificate_of(name).prompt_in_history}
+    assert hidden == {"alternating", "empty_think", "one_turn", "open_think"}
+
+
+HABITS = {
+    "alternating": "writes BOS; system messages are refused; tool messages are refused; "
+    "roles must alternate; has no generation prompt",
+    "dated": "injects a date; injects a system prompt",
+    "default_system": "injects a system prompt",
+    "drops_tool": "system messages are dropped; tool messages are dropped",
+    "glm": "writes BOS; merges consecutive tool messages",
+    "glm_closed": "writes BOS; merges consecutive tool messages",
+    "instruct": "writes BOS; tool messages are refused; roles must alternate; has no generation prompt",
+    "llama": "writes BOS",
+    "merged_results": "merges consecutive user and tool messages",
+    "no_system": "writes BOS; system messages are refused",
+    "one_turn": "system messages are refused; tool messages are refused; roles must alternate",
+    "parts": "takes content only as parts",
+    "qwen3_full": "merges consecutive tool messages; takes reasoning in 'reasoning_content'",
+    "reasoning_field": "takes reasoning in 'reasoning_content'",
+    "strict_roles": "tool messages are refused",
+    "today": "writes BOS; injects a date; injects a system prompt",
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_habits_are_found_exactly_where_a_template_has_them(name: str):
+    assert str(certificate_of(name).habits) == HABITS.get(name, "none")
 
 
 def test_only_a_close_that_begins_in_plain_text_is_joined_non_canonically():
@@ -112,6 +160,13 @@ def test_the_certificate_is_kept_for_equal_templates_and_tokenizers():
     assert certificate_of("chatml").key != certificate_of("qwen3").key
     with_argument = Renderer(tokenizer_for("chatml"), template_arguments={"enable_thinking": False})
     assert with_argument.certificate.key != certificate_of("chatml").key
+
+
+def test_a_date_of_one_s_own_is_not_injected():
+    tokenizer = tokenizer_for("chatml")
+    tokenizer.chat_template = "{{ strftime_now('%Y') if dated }}" + tokenizer.chat_template
+    assert not Renderer(tokenizer).certificate.habits.injects_date
+    assert Renderer(tokenizer, template_arguments={"dated": True}).certificate.habits.injects_date
 
 
 def test_enough_probes_were_made():

@@ -145,3 +145,15 @@ def test_a_folder_without_a_tokenizer_is_a_render_error(tmp_path: Path, content:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(RenderError, match=r"no folder .*nowhere"):
         Renderer.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception.__globals__.keys() }}"],
+)
+def test_a_template_stays_in_its_sandbox(template: str):
+    tokenizer = tokenizer_for("chatml")
+    tokenizer.chat_template = template
+    for _ in range(2):
+        with pytest.raises(RenderError, match="unsafe"):
+            Renderer(tokenizer).render(SAYS_HELLO)

@@ -141,8 +141,8 @@ def test_a_window_is_the_opening_and_the_last_exchanges():
     turns: list[Message] = []
     for number in range(5):
         turns += [{"role": "assistant", "content": f"{number}"}, OBSERVATION, OBSERVATION]
-    assert window([*head, *turns]) == [*head, *turns[6:]]
-    assert window([*head, *turns[:9]]) == [*head, *turns[:9]]
+    assert window([*head, *turns]) == [*head, *turns[9:]]
+    assert window([*head, *turns[:6]]) == [*head, *turns[:6]]
     assert window(head) == head
 
 
