@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
@@ -129,7 +129,7 @@ def _compile(source: str) -> Template:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        environment = _compile_jinja_template(source).environment.overlay()
+        environment: Any = _compile_jinja_template(source).environment.overlay()
         environment.is_safe_attribute = _decided_once(environment.is_safe_attribute)
         compiled: Template = environment.from_string(source)
     except TemplateSyntaxError as error:
