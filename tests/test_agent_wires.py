@@ -1,6 +1,7 @@
 """One conversation over every wire: the same record wherever the server tells the same."""
 
 import asyncio
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -165,6 +166,55 @@ async def test_a_prompt_that_is_neither_ours_nor_the_templates_is_called_other()
     result = await ids_from_chat(forgetful)
     assert result.breaks == (Break(2, BreakKind.OTHER),)
     assert [span.step_number for data in result.sequences for span in data.spans] == [1, 2]
+
+
+REWRITTEN = [
+    "<tool_call>{broken \n\n \n",
+    f"<think>\nhm\n</think>\n{render_call('echo', {'text': 'ä'})}",
+    "  <tool_call>{broken",
+    "done",
+]
+
+
+async def rewritten(name: str, wire: Wire, history: Literal["append", "template"]) -> AgentResult:
+    """A rollout with a template that rewrites what a policy says."""
+    renderer = Renderer(tokenizer_for(name))
+    script = ["hm\n</think>\n" * renderer.opens_reasoning + text for text in REWRITTEN]
+    async with FakeServer(
+        lambda ask: script[min(ask.turn, 4) - 1],
+        renderer,
+        wire=wire,
+        stop_id=tokenizer_for(name).eos_token_id,
+        render=renderer.text,
+    ) as fake:
+        policy = HttpPolicy(fake.url, wire=wire)
+        agent = AtroposAgent(policy, ToolRegistry([Echo()]), AgentConfig(history=history), renderer)
+        result = await agent.run("do it", rollout_id="r")
+        await policy.aclose()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("wire", "history"),
+    [
+        *[(wire, "append") for wire in (Wire.CHAT_LOGPROBS, Wire.CHAT)],
+        *[(wire, "template") for wire in WIRES],
+    ],
+)
+@pytest.mark.parametrize("name", ["trimming", "qwen3", "open_think", "gpt_oss"])
+async def test_a_history_that_is_rewritten_gives_the_sequences_of_a_server_that_tells_its_prompts(
+    name, wire, history
+):
+    told, result = await rewritten(name, Wire.CHAT_IDS, "append"), await rewritten(name, wire, history)
+    # Its stop token is not that of history: it stays where we write the prompt, or where it is not named.
+    kept = name == "gpt_oss" and wire is not Wire.CHAT_IDS
+    assert len(told.sequences) > 1
+    assert result.breaks == (() if kept else told.breaks)
+    assert result.num_steps == told.num_steps == 4
+    if not kept:
+        for data, exact in zip(result.sequences, told.sequences, strict=True):
+            assert np.array_equal(data.token_ids, exact.token_ids)
+            assert np.array_equal(data.mask, exact.mask)
 
 
 async def test_logprobs_of_a_prompt_we_do_not_know_are_dropped():

@@ -172,6 +172,19 @@ async def test_a_server_that_renders_the_prompts_needs_no_bridge(wire):
 
 
 @pytest.mark.parametrize("mode", ["append", "template"])
+async def test_a_server_that_renders_the_prompts_never_shows_the_stop_token_that_was_sampled(mode):
+    renderer, stop = renderer_for("gpt_oss"), tokenizer_for("gpt_oss").eos_token_id
+    policy = FakePolicy([CALL, "done"], renderer, stop_id=stop, wire=Wire.CHAT_LOGPROBS)
+    config = AgentConfig(history=mode)
+    result = await AtroposAgent(policy, None, config, renderer, execute_tool=look).run("do it")
+    first, last = result.sequences
+    assert first.tokens[-1] == last.tokens[-1] == stop
+    asked = last.token_ids[: last.spans[0].start]
+    assert renderer.decode(asked) == renderer.text(policy.requests[1].messages)
+    assert result.breaks == (Break(2, BreakKind.TEMPLATE),)
+
+
+@pytest.mark.parametrize("mode", ["append", "template"])
 async def test_reasoning_that_was_cut_is_closed_and_the_closing_is_not_trained(mode):
     cut = f"<think>so {CALL}"
     result, policy, renderer = await converse("chatml", mode, [(cut, "length")])

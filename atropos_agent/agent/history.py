@@ -9,7 +9,14 @@ from typing import Literal
 
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.policy.protocol import Capabilities
-from atropos_agent.renderer import BRIDGE_MISMATCH, REASONING_CLOSE, REASONING_CLOSED, Renderer
+from atropos_agent.renderer import (
+    BRIDGE_MISMATCH,
+    FOREIGN_CLOSE,
+    REASONING_CLOSE,
+    REASONING_CLOSED,
+    Bridge,
+    Renderer,
+)
 from atropos_agent.tracker import Tracker
 from atropos_agent.trajectory import (
     BreakKind,
@@ -35,6 +42,7 @@ class History:
         self.renderer: Renderer | None = renderer
         self.tracker: Tracker = Tracker(self.messages)
         self.notes: list[str] = []
+        self._by_server = False  # who renders the prompts
         self._follows = mode == "template"
         self._shown = ""  # the template's rendering that the prompt stands for
         self._bridged = 0  # messages up to and including the last bridge
@@ -53,8 +61,8 @@ class History:
             return
         if capabilities.stop_ids:
             self.renderer = renderer = renderer.with_stop_ids(capabilities.stop_ids)
-        by_server = not (wire.takes_ids or wire.takes_text)
-        self._follows |= by_server and not renderer.certificate.bridge
+        self._by_server = not (wire.takes_ids or wire.takes_text)
+        self._follows |= self._by_server and not renderer.certificate.bridge
         rendered = renderer.render(self.messages)
         self.tracker = Tracker(self.messages, rendered.ids, rendered.text)
         self._shown = rendered.text
@@ -134,19 +142,25 @@ class History:
         self._bridged = len(self.messages)
         if REASONING_CLOSED in bridge.notes:
             self._close_reasoning()
-        self.notes += bridge.notes
-        self.tracker.add_bridge(bridge)
+        self._cross(renderer, bridge)
 
     def _follow_template(self, renderer: Renderer, ids: TokenIds, completion: Completion) -> None:
         found = renderer.continuation(self._shown, self.messages, ids, finish=completion.finish_reason)
         if found.reasoning_closed:
             self._close_reasoning()
         self._shown = found.text
-        if found.bridge is None:
-            self.tracker.begin(renderer.encode(found.text), found.text, BreakKind.TEMPLATE)
+        self._cross(renderer, found.bridge)
+
+    def _cross(self, renderer: Renderer, bridge: Bridge | None) -> None:
+        """Go over `bridge`; where there is none, or where a server that renders the prompts itself cannot
+        know the stop token that was sampled in place of the template's, begin anew."""
+        if bridge is None or (self._by_server and FOREIGN_CLOSE in bridge.notes):
+            rendered = renderer.render(self.messages)
+            self._shown = rendered.text
+            self.tracker.begin(rendered.ids, rendered.text, BreakKind.TEMPLATE)
         else:
-            self.notes += found.bridge.notes
-            self.tracker.add_bridge(found.bridge)
+            self.notes += bridge.notes
+            self.tracker.add_bridge(bridge)
 
     def _close_reasoning(self) -> None:
         """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""

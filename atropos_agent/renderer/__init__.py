@@ -1,6 +1,7 @@
 """Messages to exact token ids, and what follows a completion until the next one. Knows nothing of HTTP."""
 
 from atropos_agent.renderer.certificate import Certificate
+from atropos_agent.renderer.joint import FOREIGN_CLOSE
 from atropos_agent.renderer.renderer import (
     BRIDGE_MISMATCH,
     REASONING_CLOSE,
@@ -13,6 +14,7 @@ from atropos_agent.renderer.renderer import (
 
 __all__ = [
     "BRIDGE_MISMATCH",
+    "FOREIGN_CLOSE",
     "REASONING_CLOSE",
     "REASONING_CLOSED",
     "Bridge",
