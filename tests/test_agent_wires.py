@@ -135,14 +135,10 @@ async def test_a_server_that_rewrites_history_opens_a_sequence_with_the_prompt_i
     assert result.breaks == (Break(2, BreakKind.TEMPLATE),)
 
 
-async def ids_from_chat(render, codec=None, script=("<tool_call>{broken", "done")) -> AgentResult:
-    """Two turns with a server that renders the prompt by itself and tells its ids."""
+async def two_turns(wire: Wire, render, script=("<tool_call>{broken", "done")) -> AgentResult:
+    """A rollout with a server that renders the prompts by `render`."""
     async with FakeServer(
-        lambda ask: script[min(ask.turn, 2) - 1],
-        codec or RENDERER,
-        wire=Wire.CHAT_IDS,
-        stop_id=STOP,
-        render=render,
+        lambda ask: script[min(ask.turn, 2) - 1], RENDERER, wire=wire, stop_id=STOP, render=render
     ) as fake:
         policy = HttpPolicy(fake.url)
         result = await AtroposAgent(policy, tokenizer=RENDERER).run("do it", rollout_id="r")
@@ -150,20 +146,22 @@ async def ids_from_chat(render, codec=None, script=("<tool_call>{broken", "done"
     return result
 
 
-async def test_ids_that_the_server_makes_anew_of_the_same_text_are_told_apart():
+@pytest.mark.parametrize("wire", [Wire.CHAT_IDS, Wire.CHAT_LOGPROBS])
+async def test_ids_that_the_server_makes_anew_of_the_same_text_are_told_apart(wire):
     text = "<tool_call>{broken"
     letters = [token for letter in text for token in RENDERER.encode(letter)]
-    odd = FakeReply(text, token_ids=[*letters, STOP])
-    result = await ids_from_chat(lambda m: RENDERER.render(m).text, script=(odd, "done"))
+    result = await two_turns(wire, RENDERER.text, (FakeReply(text, token_ids=[*letters, STOP]), "done"))
     assert result.breaks == (Break(2, BreakKind.RETOKENISATION),)
-    assert len(result.sequences) == 2
+    first, last = result.sequences
+    assert first.token_ids[first.mask].tolist() == [*letters, STOP]
+    assert (
+        last.token_ids[: last.spans[0].start].tolist()
+        == RENDERER.encode(RENDERER.decode(last.token_ids[: last.spans[0].start])).tolist()
+    )
 
 
 async def test_a_prompt_that_is_neither_ours_nor_the_templates_is_called_other():
-    def forgetful(messages):
-        return RENDERER.render(messages[-1:]).text
-
-    result = await ids_from_chat(forgetful)
+    result = await two_turns(Wire.CHAT_IDS, lambda messages: RENDERER.text(messages[-1:]))
     assert result.breaks == (Break(2, BreakKind.OTHER),)
     assert [span.step_number for data in result.sequences for span in data.spans] == [1, 2]
 

@@ -29,7 +29,6 @@ TEXTS = [
     THOUGHT + CALL,
     f"  {CALL} \n\n",
     "<tool_call>{broken",
-    f"xyzzy {CALL}",
     f"{CALL}é\ufffd",
     f"<think>so {CALL}",
 ]
@@ -108,7 +107,7 @@ def check_record(result: AgentResult, policy: FakePolicy) -> None:
 
 @pytest.mark.parametrize("mode", ["append", "template"])
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(ANY_SPEED, max_examples=15)
+@settings(ANY_SPEED, max_examples=10)
 @given(turns=TURNS)
 def test_every_turn_is_kept_and_every_sampled_token_trained_once(name, mode, turns):
     result, policy, renderer = asyncio.run(converse(name, mode, turns))
@@ -116,15 +115,15 @@ def test_every_turn_is_kept_and_every_sampled_token_trained_once(name, mode, tur
     certificate = renderer.certificate
     if name == ONE_MESSAGE_ONLY or (mode == "append" and not certificate.bridge):
         assert (result.num_steps, result.error_type) == (1, "RenderError")
-    elif result.error_type != "BridgeMismatch":
+    else:
         assert result.num_steps == len(turns) + 1
-    if mode == "append" or (certificate.history_stable and "xyzzy" not in str(turns)):
+    if mode == "append" or certificate.history_stable:
         assert len(result.sequences) == 1
     assert {found.kind for found in result.breaks} <= {BreakKind.TEMPLATE}
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - OTHER_CLOSE - {ONE_MESSAGE_ONLY}))
-@settings(ANY_SPEED, max_examples=15)
+@settings(ANY_SPEED, max_examples=10)
 @given(turns=TURNS)
 def test_in_template_mode_each_prompt_is_what_the_template_makes_of_the_messages(name, turns):
     result, policy, renderer = asyncio.run(converse(name, "template", turns))
@@ -134,7 +133,7 @@ def test_in_template_mode_each_prompt_is_what_the_template_makes_of_the_messages
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen3", "trimming", "llama"])
-@settings(ANY_SPEED, max_examples=15)
+@settings(ANY_SPEED, max_examples=10)
 @given(turns=TURNS)
 def test_a_sequence_begins_exactly_where_the_template_rewrites_what_was_shown(name, turns):
     result, policy, renderer = asyncio.run(converse(name, "template", turns))
@@ -158,6 +157,23 @@ async def test_a_template_without_a_bridge_is_followed_while_its_text_only_grows
     assert not renderer.certificate.bridge
     assert (result.success, result.breaks) == (True, breaks)
     check_record(result, policy)
+
+
+async def test_a_branch_that_no_probe_holds_begins_another_sequence_where_append_mode_ends():
+    tokenizer = tokenizer_for("chatml")
+    noted = "m.content + (' (noted)' if 'xyzzy' in m.content else '')"
+    tokenizer.chat_template = tokenizer.chat_template.replace("m.content", noted)
+    renderer = Renderer(tokenizer)
+    assert renderer.certificate.history_stable
+    for mode, breaks, error in (
+        ("append", (), "BridgeMismatch"),
+        ("template", (Break(3, BreakKind.TEMPLATE),), None),
+    ):
+        policy = FakePolicy([CALL, f"xyzzy {CALL}", "done"], renderer, stop_id=tokenizer.eos_token_id)
+        config = AgentConfig(history=mode)
+        result = await AtroposAgent(policy, None, config, renderer, execute_tool=look).run("do it")
+        check_record(result, policy)
+        assert (result.breaks, result.error_type) == (breaks, error)
 
 
 @pytest.mark.parametrize("wire", [Wire.CHAT, Wire.CHAT_LOGPROBS])
