@@ -154,10 +154,8 @@ async def test_ids_that_the_server_makes_anew_of_the_same_text_are_told_apart(wi
     assert result.breaks == (Break(2, BreakKind.RETOKENISATION),)
     first, last = result.sequences
     assert first.token_ids[first.mask].tolist() == [*letters, STOP]
-    assert (
-        last.token_ids[: last.spans[0].start].tolist()
-        == RENDERER.encode(RENDERER.decode(last.token_ids[: last.spans[0].start])).tolist()
-    )
+    asked = last.token_ids[: last.spans[0].start]
+    assert np.array_equal(asked, RENDERER.encode(RENDERER.decode(asked)))
 
 
 async def test_a_prompt_that_is_neither_ours_nor_the_templates_is_called_other():

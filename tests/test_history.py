@@ -200,10 +200,12 @@ async def test_a_server_that_renders_the_prompts_never_shows_the_stop_token_that
     assert result.breaks == (Break(2, BreakKind.TEMPLATE),)
 
 
-@pytest.mark.parametrize("mode", ["append", "template"])
-async def test_reasoning_that_was_cut_is_closed_and_the_closing_is_not_trained(mode):
+@pytest.mark.parametrize(
+    ("name", "mode"), [("chatml", "append"), ("chatml", "template"), ("depends_on_text", "template")]
+)
+async def test_reasoning_that_was_cut_is_closed_and_the_closing_is_not_trained(name, mode):
     cut = f"<think>so {CALL}"
-    result, policy, renderer = await converse("chatml", mode, [(cut, "length")])
+    result, policy, renderer = await converse(name, mode, [(cut, "length")])
     (data,) = result.sequences
     end = data.spans[0].end
     assert renderer.decode(data.token_ids[end : end + 2]) == "</think><|im_end|>"
