@@ -143,7 +143,7 @@ END = {
 def tokenizer_for(name: str, *, rstrip_end: bool = False) -> PreTrainedTokenizerFast:
     """A tokenizer with the template `name` of TEMPLATES; `rstrip_end`: its end token eats white space."""
     end = END.get(name, "<|im_end|>")
-    backend = Tokenizer.from_str(_backend())
+    backend = Tokenizer.from_str(backend_without_added_tokens())
     backend.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False, rstrip=rstrip_end and token == end)
@@ -159,7 +159,7 @@ def tokenizer_for(name: str, *, rstrip_end: bool = False) -> PreTrainedTokenizer
 
 
 @cache
-def _backend() -> str:
+def backend_without_added_tokens() -> str:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
