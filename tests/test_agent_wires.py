@@ -17,6 +17,7 @@ from atropos_agent.trajectory import (
     AgentResult,
     Break,
     BreakKind,
+    FinishReason,
     LogprobProvenance,
     Provenance,
     StopReason,
@@ -211,6 +212,17 @@ async def test_a_history_that_is_rewritten_gives_the_sequences_of_a_server_that_
         for data, exact in zip(result.sequences, told.sequences, strict=True):
             assert np.array_equal(data.token_ids, exact.token_ids)
             assert np.array_equal(data.mask, exact.mask)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_reasoning_that_was_cut_is_closed_on_every_wire(wire):
+    cut = FakeReply("<think>so " + render_call("echo", {"text": "ä"}), FinishReason.LENGTH)
+    result = await two_turns(wire, RENDERER.text, (cut, "done"))
+    (data,) = result.sequences
+    end = data.spans[0].end
+    assert RENDERER.decode(data.token_ids[end : end + 2]) == "</think><|im_end|>"
+    assert not data.mask[end : data.spans[1].start].any()
+    assert result.metadata["notes"]["reasoning_closed"] == 1
 
 
 async def test_logprobs_of_a_prompt_we_do_not_know_are_dropped():

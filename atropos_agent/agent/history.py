@@ -121,15 +121,17 @@ class History:
     def add_observation(self, observation: str, completion: Completion, turn: int) -> None:
         """Append what answers the last completion, and what the template puts around it."""
         self.messages.append({"role": "user", "content": observation})
-        ids = completion.token_ids
-        if self.renderer is None or ids is None or completion.prompt_token_ids is not None:
+        ids, renderer = completion.token_ids, self.renderer
+        if renderer is None or ids is None or not len(self.tracker.prompt):
             return
-        if not len(self.tracker.prompt):
-            return
-        if self._follows:
-            self._follow_template(self.renderer, ids, completion)
+        if completion.prompt_token_ids is not None:
+            if renderer.is_cut_in_reasoning(ids, completion.finish_reason):
+                self._close_reasoning()
+                self.notes.append(REASONING_CLOSED)
+        elif self._follows:
+            self._follow_template(renderer, ids, completion)
         else:
-            self._append(self.renderer, ids, completion, turn)
+            self._append(renderer, ids, completion, turn)
 
     def check(self) -> None:
         """Compare every bridge of the rollout with the template's rendering of the whole. Raises

@@ -238,7 +238,7 @@ class Renderer:
         last = last_assistant(messages)
         suffix = self._template.after_sentinel(messages[last + 1 :]) if self.certificate.bridge else None
         bridge = None if suffix is None else self._cross(suffix, sampled, finish, [])
-        closing = self._is_cut_in_reasoning(sampled, finish) if bridge is None else _closes(bridge)
+        closing = self.is_cut_in_reasoning(sampled, finish) if bridge is None else _closes(bridge)
         told = messages[last]["content"] + REASONING_CLOSE * closing
         text = self._template.text(
             [*messages[:last], {"role": "assistant", "content": told}, *messages[last + 1 :]]
@@ -246,6 +246,11 @@ class Renderer:
         if bridge is None or text != f"{shown}{told}{suffix}":
             bridge = self._added(text, f"{shown}{self.decode(sampled)}", closing)
         return Continuation(text, bridge, closing)
+
+    def is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
+        """True where `sampled` int32[m] was cut off with its reasoning still open."""
+        ended = finish is FinishReason.STOP or not self.stop_ids.isdisjoint(sampled[-1:].tolist())
+        return not ended and self._leaves_reasoning_open(sampled)
 
     def _added(self, text: str, before: str, closing: bool) -> Bridge | None:
         """What `text` adds to `before`, as a bridge; None where it does not begin with it."""
@@ -290,10 +295,6 @@ class Renderer:
                 "conversation; it branches on something no probe holds"
             )
         return BRIDGE_MISMATCH
-
-    def _is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
-        ended = finish is FinishReason.STOP or not self.stop_ids.isdisjoint(sampled[-1:].tolist())
-        return not ended and self._leaves_reasoning_open(sampled)
 
     def _leaves_reasoning_open(self, sampled: TokenIds) -> bool:
         text = self._tokens.decode(sampled)
