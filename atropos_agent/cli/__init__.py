@@ -11,6 +11,7 @@ import typer
 from dotenv import find_dotenv, load_dotenv
 
 from atropos_agent.cli import collect as collecting
+from atropos_agent.cli import lint as linting
 from atropos_agent.cli import run as running
 from atropos_agent.cli._overrides import OverridableCommand
 from atropos_agent.cli.console import out
@@ -26,6 +27,7 @@ app: typer.Typer = typer.Typer(
 
 app.command("collect", cls=OverridableCommand, epilog=collecting.EPILOG)(collecting.collect)
 app.command("run", cls=OverridableCommand, epilog=running.EPILOG)(running.run)
+app.command("lint", epilog=linting.EPILOG)(linting.lint)
 app.add_typer(env_app, name="env")
 app.add_typer(tools_app, name="tools")
 

@@ -1,0 +1,7 @@
+"""Finds what is wrong in recorded trajectories, ours and others', before a trainer does."""
+
+from atropos_agent.lint.findings import CODES, Finding, Severity
+from atropos_agent.lint.linter import Linter, Source, sources
+from atropos_agent.lint.vocabulary import Vocabulary
+
+__all__ = ["CODES", "Finding", "Linter", "Severity", "Source", "Vocabulary", "sources"]

@@ -1,0 +1,67 @@
+"""Checks of one trajectory's logprobs: numbers that no policy can have given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from atropos_agent.lint.findings import Finding
+from atropos_agent.lint.rows import Floats, Row
+from atropos_agent.lint.tokens import first
+from atropos_agent.trajectory import IGNORED_LOGPROB, Mask
+
+SENTINEL_BELOW = -9998.0
+"""vLLM writes -9999.0 for a logprob that it does not have."""
+LONG_RUN = 32
+"""A sure policy gives some zeros in a row; so many, or nothing else, are made up."""
+
+
+def check_logprobs(row: Row) -> Iterator[Finding]:
+    """At most one finding of a kind, at its first position."""
+    values, trained = row.logprobs, row.trained
+    if values is None:
+        if trained.any():
+            text = "trained tokens without logprobs: a trainer can correct no staleness with them"
+            yield Finding("logprobs-absent", text, row.index)
+        return
+    if row.nulls:
+        text = f"null in the logprobs ({len(row.nulls)} times): the Atropos API refuses the whole group"
+        yield Finding("logprob-null", text, row.index, row.nulls[0])
+    infinite = ~np.isfinite(values)
+    infinite[list(row.nulls)] = False
+    if (at := first(infinite)) is not None:
+        yield Finding("logprob-not-finite", f"logprob {values[at]}: the loss is not finite", row.index, at)
+    yield from _made_up(row.index, values, trained)
+
+
+def _made_up(index: int, values: Floats, trained: Mask) -> Iterator[Finding]:
+    ones = trained & (values == IGNORED_LOGPROB)
+    if (at := first(ones)) is not None:
+        text = (
+            f"1.0 on {int(ones.sum())} trained tokens: it marks untrained ones, or pads a list that was short"
+        )
+        yield Finding("logprob-ones", text, index, at)
+    positive = trained & (values > 0) & ~ones & np.isfinite(values)
+    if (at := first(positive)) is not None:
+        yield Finding("logprob-positive", f"logprob {values[at]:g}: a probability above 1", index, at)
+    sentinel = trained & (values <= SENTINEL_BELOW) & np.isfinite(values)
+    if (at := first(sentinel)) is not None:
+        text = f"logprob {values[at]:g}: a server's word for a logprob it does not have"
+        yield Finding("logprob-sentinel", text, index, at)
+    start, length = _longest_run(trained & (values == 0.0))
+    if length >= LONG_RUN or 1 < length == int(trained.sum()):
+        text = (
+            f"0.0 on {length} trained tokens in a row: probability 1, as a fallback without logprobs writes"
+        )
+        yield Finding("logprob-zeros", text, index, start)
+
+
+def _longest_run(flags: Mask) -> tuple[int, int]:
+    """Start and length of the longest run of True; (0, 0) without any."""
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    if not len(edges):
+        return 0, 0
+    lengths = edges[:, 1] - edges[:, 0]
+    longest = int(lengths.argmax())
+    return int(edges[longest, 0]), int(lengths[longest])

@@ -1,0 +1,47 @@
+"""Checks of a trajectory's messages: their form, and whether they are those of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from atropos_agent.lint.findings import Finding
+from atropos_agent.lint.rows import Row
+from atropos_agent.lint.vocabulary import Vocabulary
+
+BROKEN = "\ufffd"
+
+
+def check_messages(row: Row, known: Vocabulary) -> Iterator[Finding]:
+    """Messages that an Atropos API refuses, or that tell of other turns than the tokens."""
+    messages = row.messages
+    if not isinstance(messages, list) or not messages:
+        return
+    for at, message in enumerate(messages):
+        if (
+            not isinstance(message, dict)
+            or not isinstance(message.get("role"), str)
+            or "content" not in message
+        ):
+            text = f"message {at} has no role and content: the Atropos API refuses the whole group"
+            yield Finding("message-malformed", text, row.index)
+            return
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    if row.sequences == 1 and len(said) < (turns := _turns(row, known)):
+        text = f"{len(said)} assistant messages for {turns} trained turns"
+        yield Finding("messages-mismatch", text, row.index)
+    elif said and isinstance(said[-1], str) and not _is_spelled(said[-1], row, known):
+        text = "the last assistant message is not in the decoded tokens: they belong to different rollouts"
+        yield Finding("messages-mismatch", text, row.index)
+
+
+def _turns(row: Row, known: Vocabulary) -> int:
+    """Trained runs that end with an end of turn; a turn may have holes."""
+    return sum(int(row.ids[end - 1]) in known.stop_ids for _, end in row.runs)
+
+
+def _is_spelled(content: str, row: Row, known: Vocabulary) -> bool:
+    if known.renderer is None or not content.strip() or BROKEN in content:
+        return True
+    return content.strip() in known.renderer.decode(row.ids.astype(np.int32))

@@ -1,0 +1,158 @@
+"""Checks of our own records: what the rollouts say against the group that was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from atropos_agent.errors import RecordError
+from atropos_agent.export import rollout_from_json
+from atropos_agent.export.schema import SCHEMA_VERSION
+from atropos_agent.lint.findings import Finding
+from atropos_agent.lint.reading import Object
+from atropos_agent.lint.rows import Ids, Row
+from atropos_agent.lint.tokens import first
+from atropos_agent.trajectory import (
+    IGNORED_TOKEN,
+    LogprobProvenance,
+    Provenance,
+    Rollout,
+    SequenceData,
+    StopReason,
+)
+
+TRUNCATED = frozenset({StopReason.TRUNCATED, StopReason.MAX_TOKENS, StopReason.CONTEXT_LENGTH})
+
+
+def is_record(value: Object) -> bool:
+    """True for a line of `groups.jsonl` or of a file in `pending/`."""
+    return "schema" in value and ("rollouts" in value or "rollout" in value)
+
+
+def check_schema(value: Object) -> Iterator[Finding]:
+    """A record of a later version, or of none."""
+    version = value["schema"]
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        text = f"schema {version!r}, this version reads up to {SCHEMA_VERSION}: upgrade atropos-agent"
+        yield Finding("schema-newer", text)
+
+
+def rollouts_of(value: Object) -> list[Rollout | Finding]:
+    """The rollouts on a line, in order; a Finding for each that cannot be read."""
+    listed = value["rollouts"] if "rollouts" in value else [value["rollout"]]
+    found: list[Rollout | Finding] = []
+    for index, record in enumerate(listed if isinstance(listed, list) else [listed]):
+        try:
+            found.append(rollout_from_json(record))
+        except RecordError as error:
+            found.append(Finding("record-malformed", f"{error}: the run cannot be read", index))
+    return found
+
+
+def rows_of(rollout: Rollout, index: int) -> Iterator[Row]:
+    """The training sequences of `rollout` as rows, all under the number `index`."""
+    for number, sequence in enumerate(rollout.result.sequences):
+        steps = [step for step in rollout.result.steps if step.sequence_index == number]
+        yield Row(
+            index=index,
+            ids=sequence.token_ids.astype(np.int64),
+            trained=sequence.mask,
+            logprobs=None,
+            finish_reasons=tuple(step.completion.finish_reason.value for step in steps),
+            truncated=rollout.result.stop_reason in TRUNCATED,
+            sequences=len(rollout.result.sequences),
+        )
+
+
+def check_rollout(rollout: Rollout, index: int) -> Iterator[Finding]:
+    """Provenance, spans and prefix of one rollout."""
+    sequences = rollout.result.sequences
+    if len(sequences) > 1:
+        text = f"its history broke: {len(sequences)} sequences; who takes one row gets the last one or none"
+        yield Finding("prefix-break", text, index)
+    for sequence in sequences:
+        yield from _check_spans(sequence, index)
+        for span in sequence.spans:
+            values = sequence.logprobs[span.start : span.end]
+            has_some = (
+                bool((~np.isnan(values)).any()) and span.logprob_provenance is not LogprobProvenance.RESCORED
+            )
+            if span.provenance is Provenance.RETOKENIZED and has_some:
+                text = "logprobs of sampled tokens on tokens that were encoded anew: they belong to other ids"
+                yield Finding("retokenized-with-logprobs", text, index, span.start)
+                break
+
+
+def _check_spans(sequence: SequenceData, index: int) -> Iterator[Finding]:
+    spanned = np.zeros(len(sequence), np.bool_)
+    for span in sequence.spans:
+        spanned[span.start : span.end] = True
+    if (at := first(spanned != sequence.mask)) is not None:
+        text = "the steps' spans and the mask disagree on what was sampled"
+        yield Finding("span-mismatch", text, index, at)
+
+
+def claims_wrongly(overrides: object) -> Iterator[Finding]:
+    """Rows whose `overrides` claim sampled logprobs on retokenized ids."""
+    for index, override in enumerate(overrides if isinstance(overrides, list) else []):
+        managed = _managed(override)
+        spans = zip(_words(managed, "provenance"), _words(managed, "logprob_provenance"), strict=False)
+        if any(pair == (Provenance.RETOKENIZED, LogprobProvenance.SAMPLED) for pair in spans):
+            text = "logprobs of sampled tokens on tokens that were encoded anew: they belong to other ids"
+            yield Finding("retokenized-with-logprobs", text, index)
+
+
+def check_against_rollouts(
+    group: Object, rows: Sequence[Row], rollouts: Sequence[Rollout]
+) -> Iterator[Finding]:
+    """Rows of a group that are not those of the rollouts they name."""
+    named = {rollout.id: rollout for rollout in rollouts}
+    for row in rows:
+        managed = _managed(_at(group.get("overrides"), row.index))
+        rollout = named.get(rollout_id(group, row))
+        if rollout is None:
+            text = f"names rollout {managed.get('rollout_id')!r}, which is not on this line"
+            yield Finding("group-record-mismatch", text, row.index)
+            continue
+        if _at(group.get("scores"), row.index) != rollout.score:
+            text = f"score {_at(group.get('scores'), row.index)!r}, its rollout has {rollout.score!r}"
+            yield Finding("group-record-mismatch", text, row.index)
+        number = managed.get("sequence_index")
+        if isinstance(number, int) and 0 <= number < len(rollout.result.sequences):
+            masks = np.array(group["masks"][row.index], np.int64)
+            yield from _differences(row, masks, rollout.result.sequences[number])
+
+
+def _differences(row: Row, masks: Ids, sequence: SequenceData) -> Iterator[Finding]:
+    common = min(len(row.ids), len(sequence))
+    at = first(row.ids[:common] != sequence.token_ids[:common])
+    if at is not None or len(row.ids) != len(sequence):
+        found = common if at is None else at
+        yield Finding("group-record-mismatch", "its tokens are not its rollout's", row.index, found)
+        return
+    trained = masks != IGNORED_TOKEN
+    if trained.any() and (at := first(trained != sequence.mask)) is not None:
+        text = "its mask is not its rollout's: other tokens are trained than were sampled"
+        yield Finding("group-record-mismatch", text, row.index, at)
+
+
+def rollout_id(group: Object, row: Row) -> str:
+    """The id of the rollout that a row of `group` was made of, as its `overrides` name it; "" unnamed."""
+    named = _managed(_at(group.get("overrides"), row.index)).get("rollout_id")
+    return named if isinstance(named, str) else ""
+
+
+def _managed(override: object) -> Mapping[str, Any]:
+    managed = override.get("managed_metadata") if isinstance(override, dict) else None
+    return managed if isinstance(managed, dict) else {}
+
+
+def _words(managed: Mapping[str, Any], name: str) -> list[Any]:
+    words = managed.get(name)
+    return words if isinstance(words, list) else []
+
+
+def _at(column: object, index: int) -> Any:
+    return column[index] if isinstance(column, list) and index < len(column) else None

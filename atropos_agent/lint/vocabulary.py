@@ -1,0 +1,62 @@
+"""What is known of the tokenizer that wrote a file: stop ids, size, and text where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atropos_agent.errors import AtroposAgentError
+from atropos_agent.policy.embedded import EMBEDDED_MODEL
+from atropos_agent.renderer import Renderer
+from atropos_agent.rundir import MANIFEST, read_manifest
+from atropos_agent.trajectory import FinishReason, Rollout
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """Knowledge to check against. Without a renderer, `learn` infers the end of a turn from our records.
+
+    `stop_ids` is empty where no single token ends a turn, or it is not known.
+    """
+
+    renderer: Renderer | None = None
+    stop_ids: frozenset[int] = field(default_factory=frozenset[int])
+
+    @classmethod
+    def of(cls, renderer: Renderer) -> Vocabulary:
+        """What `renderer` knows. Its end tokens count where its template ends turns with one."""
+        ends_turns = bool(renderer.certificate.stop_ids)
+        return cls(renderer, renderer.stop_ids if ends_turns else frozenset())
+
+    def learn(self, rollouts: Iterable[Rollout]) -> None:
+        """Take over the one id that all completions of `rollouts` that ended by themselves end with."""
+        if self.renderer is not None or self.stop_ids:
+            return
+        last = {
+            int(step.completion.token_ids[-1])
+            for rollout in rollouts
+            for step in rollout.result.steps
+            if step.completion.finish_reason is FinishReason.STOP
+            and step.completion.token_ids is not None
+            and len(step.completion.token_ids)
+        }
+        if len(last) == 1:
+            self.stop_ids = frozenset(last)
+
+
+def recorded_renderer(run: Path) -> Renderer | None:
+    """The renderer of the policy that `run` names; None where it is no run, or the tokenizer is not here."""
+    try:
+        if not (run / MANIFEST).exists():
+            return None
+        config = read_manifest(run).get("config")
+        policy = config.get("policy") if isinstance(config, dict) else None
+        if not isinstance(policy, dict):
+            return None
+        if policy.get("kind") == "embedded":
+            return Renderer.load(EMBEDDED_MODEL)
+        named = policy.get("tokenizer") or policy.get("model")
+        return Renderer.load(named) if isinstance(named, str) else None
+    except AtroposAgentError:
+        return None
