@@ -157,9 +157,8 @@ class History:
         """Go over `bridge`; where there is none, or where a server that renders the prompts itself cannot
         know the stop token that was sampled in place of the template's, begin anew."""
         if bridge is None or (self._by_server and FOREIGN_CLOSE in bridge.notes):
-            rendered = renderer.render(self.messages)
-            self._shown = rendered.text
-            self.tracker.begin(rendered.ids, rendered.text, BreakKind.TEMPLATE)
+            self._shown = renderer.text(self.messages)
+            self.tracker.begin(renderer.encode(self._shown), self._shown, BreakKind.TEMPLATE)
         else:
             self.notes += bridge.notes
             self.tracker.add_bridge(bridge)
