@@ -4,6 +4,7 @@
     groups.jsonl   one line per finished group, the last word on it
     pending/       finished rollouts of unfinished groups, one file per group
     metrics.jsonl  one line per report of progress
+    flight.jsonl   what stood still, when and why, and how it ended; only where something did
     lock           held by the one writer
 
 A line is appended, flushed and fsynced before a call returns. A group's pending file is deleted only
@@ -44,13 +45,14 @@ GROUPS = "groups.jsonl"
 METRICS = "metrics.jsonl"
 MANIFEST = "run.yaml"
 PENDING = "pending"
+FLIGHT = "flight.jsonl"
 LOCK = "lock"
 LOCK_WAIT_S = 1.0
 PENDING_LOCKS = 64
 
 GroupKey = tuple[str, int]
 
-_OURS = frozenset({GROUPS, METRICS, PENDING, LOCK, f".{MANIFEST}.new"})
+_OURS = frozenset({GROUPS, METRICS, PENDING, FLIGHT, LOCK, f".{MANIFEST}.new"})
 _NO_SPACE = "free some space, then resume the run: what it holds is intact"
 _NO_RIGHT = "choose a directory that you can write to"
 _NO_FOLDER = "choose another path: something that is no directory is in the way"

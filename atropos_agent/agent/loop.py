@@ -24,6 +24,7 @@ from atropos_agent.parser import ParsedCompletion, parse, repair_hint
 from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import Renderer
+from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
 from atropos_agent.tracker import resolve_tokens
 from atropos_agent.trajectory import (
@@ -292,7 +293,8 @@ class Loop:
             data: dict[str, Json] = {"name": call.name, "arguments": call.arguments}
             self.emitter.emit(EventType.TOOL_STARTED, step_number=number, call_id=call.uniq_id, data=data)
         started = time.perf_counter()
-        result = await self._within_limits(call)
+        with Entry(Kind.TOOL, call.name, owner=self.setting.rollout_id, step=number, detail=call.arguments):
+            result = await self._within_limits(call)
         self.tool_s += time.perf_counter() - started
         if self.emitter.active:
             report: dict[str, Json] = {

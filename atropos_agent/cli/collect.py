@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,15 +15,17 @@ from pydantic import JsonValue
 from rich.table import Table
 
 from atropos_agent.cli.console import FAILED, INTERRUPTED, WRONG_INPUT, complain, exits, fail, out, warn
+from atropos_agent.cli.in_flight import InFlightView
 from atropos_agent.cli.progress import duration, shown
 from atropos_agent.collect import Collector, Progress, manifest
 from atropos_agent.config import RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import RecordError
 from atropos_agent.policy.protocol import Capabilities, Wire
-from atropos_agent.rundir import RunDir, read_manifest
+from atropos_agent.rundir import FLIGHT, RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.sinks.summary import RunSummary, summarise
+from atropos_agent.telemetry import Entry, Kind, dump_on_signal
 from atropos_agent.trajectory import LogprobMode, Provenance
 
 EPILOG = """Examples:
@@ -62,15 +65,25 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
+    stopping = Entry(Kind.SHUTDOWN, "collect")
+
+    def stop() -> None:
+        stopping.__enter__()
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     opened = False
     try:
         async with open_environment(config) as env:
             capabilities = await env.policy.probe()
             _warn_of_inexact(env, capabilities)
             record = manifest(config, capabilities.model)
-            with RunDir.open(path, record) if resumed else RunDir.create(path, record) as log:
+            with (
+                RunDir.open(path, record) if resumed else RunDir.create(path, record) as log,
+                env.watchdog.recording(path / FLIGHT) if env.watchdog else nullcontext(),
+                dump_on_signal(env.watchdog),
+            ):
                 opened = True
                 return await _until_done(Collector(env, log, config.collect), path, env)
     except asyncio.CancelledError:
@@ -83,7 +96,7 @@ async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any])
     """Collect; show what is on record and how to go on, also after an error or interrupts; the exit code."""
     progress, finished, without_data = collector.progress, False, 0
     try:
-        async with shown(progress, env.sandbox_config.slots):
+        async with shown(progress, env.sandbox_config.slots, InFlightView(env.watchdog)):
             await collector.run()
         finished = True
     except asyncio.CancelledError:

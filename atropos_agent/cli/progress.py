@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from atropos_agent.cli.console import is_terminal, out
+from atropos_agent.cli.in_flight import KEY, InFlightView
 from atropos_agent.collect import Progress
 
 LIVE_EVERY_S = 0.25
@@ -18,7 +20,7 @@ PLAIN_EVERY_S = 5.0
 
 
 @asynccontextmanager
-async def shown(progress: Progress, slots: int) -> AsyncIterator[None]:
+async def shown(progress: Progress, slots: int, in_flight: InFlightView) -> AsyncIterator[None]:
     """Show `progress` until the block ends; `slots` bounds what can be in flight."""
     if not is_terminal():
         printing = asyncio.create_task(_print_lines(progress, slots))
@@ -27,8 +29,9 @@ async def shown(progress: Progress, slots: int) -> AsyncIterator[None]:
         finally:
             printing.cancel()
         return
-    with Live(_panel(progress, slots), console=out, auto_refresh=False, transient=True) as live:
-        drawing = asyncio.create_task(_redraw(live, progress, slots))
+    panel = _panel(progress, slots, in_flight)
+    with in_flight.keys(), Live(panel, console=out, auto_refresh=False, transient=True) as live:
+        drawing = asyncio.create_task(_redraw(live, progress, slots, in_flight))
         try:
             yield
         finally:
@@ -41,13 +44,13 @@ async def _print_lines(progress: Progress, slots: int) -> None:
         out.print("  ".join(f"{name} {value}" for name, value in _figures(progress, slots)), soft_wrap=True)
 
 
-async def _redraw(live: Live, progress: Progress, slots: int) -> None:
+async def _redraw(live: Live, progress: Progress, slots: int, in_flight: InFlightView) -> None:
     while True:
         await asyncio.sleep(LIVE_EVERY_S)
-        live.update(_panel(progress, slots), refresh=True)
+        live.update(_panel(progress, slots, in_flight), refresh=True)
 
 
-def _panel(progress: Progress, slots: int) -> Table:
+def _panel(progress: Progress, slots: int, in_flight: InFlightView) -> Group:
     done = progress.groups_done + progress.groups_resumed
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
@@ -56,7 +59,9 @@ def _panel(progress: Progress, slots: int) -> Table:
     )
     for name, value in list(_figures(progress, slots))[1:]:
         grid.add_row(f"[dim]{name}[/]", value)
-    return grid
+    if (rows := in_flight.rows()) is not None:
+        return Group(grid, rows)
+    return Group(grid, f"[dim]{KEY}: what is in flight[/]")
 
 
 def _figures(progress: Progress, slots: int) -> Iterable[tuple[str, str]]:

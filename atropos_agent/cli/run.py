@@ -16,6 +16,7 @@ from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
 from atropos_agent.config import RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.events import Event, EventType
+from atropos_agent.telemetry import dump_on_signal
 from atropos_agent.toolset import ToolContext, bind
 from atropos_agent.trajectory import AgentResult, Rollout
 
@@ -69,13 +70,18 @@ def _settings(config: Path | None, overrides: Sequence[str]) -> RunConfig:
 
 async def _run(settings: RunConfig, task: str | None, item_id: str | None) -> int:
     async with open_environment(settings) as env:
-        if item_id is not None:
-            item = await env.get_item(item_id)
-            out.print(Panel(escape(env.build_task(item)), title=item.id, title_align="left"))
-            rollout = await env.rollout(item, listener=_show)
-            return _end(rollout.result, rollout)
-        assert task is not None
-        return _end(await _free_task(env, task), None)
+        with dump_on_signal(env.watchdog):
+            return await _run_in(env, task, item_id)
+
+
+async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> int:
+    if item_id is not None:
+        item = await env.get_item(item_id)
+        out.print(Panel(escape(env.build_task(item)), title=item.id, title_align="left"))
+        rollout = await env.rollout(item, listener=_show)
+        return _end(rollout.result, rollout)
+    assert task is not None
+    return _end(await _free_task(env, task), None)
 
 
 async def _free_task(env: AgentEnv[Any], task: str) -> AgentResult:

@@ -41,6 +41,8 @@ class DebugSettings(BaseModel):
     wait_every_s: Seconds = None
     direct_request_timeout_s: Seconds = 120.0
     print_task: Flag = False
+    stall_after_s: Seconds = 60.0
+    """What stands still this long is told of, with its cause; None: never."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> DebugSettings:
@@ -76,4 +78,5 @@ DEBUG_VARIABLES: Mapping[str, str] = {
     "ATROPOS_DEBUG_AGENT_WAIT_EVERY_S": "wait_every_s",
     "ATROPOS_DIRECT_REQUEST_TIMEOUT_S": "direct_request_timeout_s",
     "ATROPOS_DEBUG_PRINT_TASK": "print_task",
+    "ATROPOS_DEBUG_STALL_AFTER_S": "stall_after_s",
 }

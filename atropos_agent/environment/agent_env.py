@@ -39,7 +39,7 @@ from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import Sandbox, SandboxPool
-from atropos_agent.telemetry import debug_logger
+from atropos_agent.telemetry import Entry, Kind, Watchdog, debug_logger, watching
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
     AgentResult,
@@ -80,23 +80,26 @@ class AgentEnv(ABC, Generic[ItemT]):
         self.sandbox_config: SandboxConfig = sandbox or SandboxConfig()
         self.policy: Policy = policy
         self.renderer: Renderer | None = renderer
-        self._print_task = (debug or DebugSettings.from_environ()).print_task
+        self._debug = debug or DebugSettings.from_environ()
         self.tools: ToolRegistry = self.build_tools()
         self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
         self.agent: AtroposAgent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
         self._pool = SandboxPool(
             self.sandbox_config.backend, sandbox_spec(self.sandbox_config), self.sandbox_config.slots
         )
+        self.watchdog: Watchdog | None = None
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self.watchdog = self._open.enter_context(watching(self._debug.stall_after_s))
         await self._open.enter_async_context(self._pool)
         await self.setup()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._open.aclose()
+        with Entry(Kind.SHUTDOWN, f"environment {self.name}"):
+            await self._open.aclose()
 
     @property
     def isolation(self) -> Mapping[str, Json]:
@@ -280,7 +283,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         started = time.time()
         clock = time.perf_counter()
         try:
-            async with self._pool.acquire() as sandbox:
+            async with self._pool.acquire(rollout_id) as sandbox:
                 seed = rollout_seed(self.config.seed, rollout_id, attempt)
                 run_id = rollout_id if attempt == 1 else f"{rollout_id}~{attempt}"
                 result, score = await self._run_in(sandbox, item, run_id, seed, listener)
@@ -306,7 +309,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         with task_errors(f"workspace of {item.id}"):
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
             task = self.build_task(item)
-        if self._print_task:
+        if self._debug.print_task:
             debug_logger(__name__).info("task of %s: %s", run_id, task)
         context = ToolContext(sandbox=sandbox, rollout_id=run_id)
         result = await self.agent.run(
@@ -330,7 +333,7 @@ class AgentEnv(ABC, Generic[ItemT]):
     async def _verify(
         self, item: ItemT, sandbox: Sandbox, result: AgentResult, meta: Mapping[str, object]
     ) -> Score:
-        with task_errors(f"verifier of {item.id}"):
+        with task_errors(f"verifier of {item.id}"), Entry(Kind.SCORER, item.id, owner=self.name):
             score = await self.verify_and_score_trajectory(
                 item, result.final_response, sandbox=sandbox, agent_result=result, workspace_meta=meta
             )

@@ -16,6 +16,7 @@ from atropos_agent.policy.foreign import foreign, listed
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
+from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.trajectory import (
     Completion,
     FinishReason,
@@ -85,7 +86,10 @@ class CallablePolicy:
         what = f"{self._capabilities.model} step {request.step_number} {request.rollout_id}"
         if self._debugger.is_on:
             self._debugger.call(self._capabilities.model, self._asked(prompt, sampling), request)
-        with heartbeat(self._debug, what):
+        entry = Entry(
+            Kind.REQUEST, self._capabilities.model, owner=request.rollout_id, step=request.step_number
+        )
+        with entry, heartbeat(self._debug, entry):
             answer = foreign(self._generate, prompt.ids, sampling)
             generated = await within(self._debug.chat_timeout_s, answer, what)
         if not isinstance(generated, Generated):

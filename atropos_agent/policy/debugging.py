@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from urllib.parse import quote
 
 import orjson
 
 from atropos_agent.config import DebugSettings
-from atropos_agent.policy.protocol import RequestInfo
-from atropos_agent.telemetry import Heartbeat, debug_logger, redact
+from atropos_agent.policy.protocol import SESSION_HEADER, RequestInfo
+from atropos_agent.telemetry import Entry, Heartbeat, debug_logger, redact
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -25,10 +27,10 @@ def debug_settings(given: DebugSettings | None) -> DebugSettings:
     return DebugSettings.from_environ() if given is None else given
 
 
-def heartbeat(settings: DebugSettings, what: str) -> Heartbeat:
+def heartbeat(settings: DebugSettings, entry: Entry) -> Heartbeat:
     """A heartbeat for one wait, silent where `wait_every_s` is unset."""
     beats = settings.wait_every_s is not None
-    return Heartbeat(debug_logger(__name__) if beats else logger, what, settings.wait_every_s)
+    return Heartbeat(debug_logger(__name__) if beats else logger, entry, settings.wait_every_s)
 
 
 class RequestDebugger:
@@ -59,7 +61,7 @@ class RequestDebugger:
         if self.settings.debug_request_full:
             self._logger.info("request body: %s", self._shown(body))
         if self.settings.request_save_dir is not None:
-            self._save(body, request)
+            self._save(url, body, request)
 
     def call(self, what: str, asked: Mapping[str, object], request: RequestInfo) -> None:
         """The same for a call of an object in this process: `asked` are its arguments."""
@@ -78,8 +80,8 @@ class RequestDebugger:
                 "response %s status %d: %s", redact(url, self._secrets), status, self._shown(body)
             )
 
-    def _save(self, body: bytes, request: RequestInfo) -> None:
-        """Write the whole body under a name of its own; it can be sent again as it is."""
+    def _save(self, url: str, body: bytes, request: RequestInfo) -> None:
+        """Write the whole body under a name of its own, and beside it the command that sends it again."""
         folder = self.settings.request_save_dir
         if folder is None:
             return
@@ -90,6 +92,9 @@ class RequestDebugger:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.json").write_bytes(body)
+            if url.startswith(("http://", "https://")):
+                command = _curl(redact(url, self._secrets), f"{name}.json", request)
+                (folder / f"{name}.curl.sh").write_text(command)
         except OSError as error:
             self._logger.warning("request not saved in %s: %s", folder, error)
 
@@ -98,6 +103,22 @@ class RequestDebugger:
         if len(text) > SHOWN_CHARACTERS:
             return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
         return text
+
+
+def _curl(url: str, file: str, request: RequestInfo) -> str:
+    """A script that sends a saved request again; the key is taken from the environment, never written."""
+    headers = ["Content-Type: application/json"]
+    if request.rollout_id:
+        headers.append(f"{SESSION_HEADER}: {quote(request.rollout_id, safe='/#')}")
+    given = " ".join(f"-H {shlex.quote(header)}" for header in headers)
+    return (
+        "#!/bin/sh\n"
+        "# Sends the saved request again. A server that wants a key: set ATROPOS_SERVER_API_KEY.\n"
+        'cd "$(dirname "$0")" || exit\n'
+        f"exec curl -sS -X POST {shlex.quote(url)} {given} \\\n"
+        '    ${ATROPOS_SERVER_API_KEY:+-H "Authorization: Bearer $ATROPOS_SERVER_API_KEY"} \\\n'
+        f"    --data-binary @{shlex.quote(file)}\n"
+    )
 
 
 def _encoded(value: object) -> bytes:

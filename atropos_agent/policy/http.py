@@ -13,16 +13,14 @@ from atropos_agent.errors import ConfigError, ProviderError
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.probing import decoded, probe
-from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.protocol import ANONYMOUS, SESSION_HEADER, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import Asked, WireFormat
-from atropos_agent.telemetry import redact
+from atropos_agent.telemetry import Entry, Kind, Phase, redact, sending
 from atropos_agent.trajectory import Completion, SamplingParams, Timings
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-SESSION_HEADER = "X-Session-ID"
-"""Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 PROBE_LIMIT_S = 30.0
 """A server that accepts and never answers is named after this time, before anything is asked of it."""
 
@@ -88,14 +86,13 @@ class HttpPolicy:
         """One completion. Raises ServerUnreachable, RequestTimeout, ServerRefused, MalformedReply."""
         wire_format, capabilities = self._found or await self._capable()
         body = wire_format.body(prompt, sampling)
-        arrived = time.perf_counter()
-        with heartbeat(self._settings, self._what(wire_format, request)) as beat:
-            beat.phase = "queued"
-            async with self._slots:
-                beat.phase = "at the server"
-                started = time.perf_counter()
-                reply = await self._exchange(wire_format.path, body, request)
         url = self._transport.origin + wire_format.path
+        arrived = time.perf_counter()
+        with self._in_flight(url, request, Phase.QUEUED) as entry, heartbeat(self._settings, entry):
+            async with self._slots:
+                entry.enter(Phase.WAITING)
+                started = time.perf_counter()
+                reply = await self._exchange(wire_format.path, body, request, entry)
         timings = Timings(started - arrived, time.perf_counter() - started, reply.attempts)
         try:
             payload = decoded(reply, url, model=capabilities.model)
@@ -119,20 +116,22 @@ class HttpPolicy:
             if self._found is None:
                 try:
                     limit_s = min(self._timeout_s or PROBE_LIMIT_S, PROBE_LIMIT_S)
-                    with heartbeat(self._settings, f"what {self._transport.origin} can do"):
+                    with self._in_flight(self._transport.origin, ANONYMOUS, Phase.WAITING) as entry:
                         asking = probe(self._transport, self._model, self._wire)
-                        self._found = await within(limit_s, asking, self._transport.origin)
+                        with heartbeat(self._settings, entry), sending(entry):
+                            self._found = await within(limit_s, asking, self._transport.origin)
                 except ProviderError as error:
                     raise self._named(error, self._transport.origin) from None
                 logger.info("%s: %s", self._transport.origin, self._found[1])
             return self._found
 
-    async def _exchange(self, path: str, body: bytes, request: RequestInfo) -> Reply:
+    async def _exchange(self, path: str, body: bytes, request: RequestInfo, entry: Entry) -> Reply:
         url = self._transport.origin + path
         headers = {SESSION_HEADER: quote(request.rollout_id, safe="/#")} if request.rollout_id else None
         if self._debugger.is_on:
             self._debugger.request(url, body, request)
-        reply = await within(self._timeout_s, self._transport.send("POST", path, body, headers), url)
+        with sending(entry):
+            reply = await within(self._timeout_s, self._transport.send("POST", path, body, headers), url)
         if self._debugger.is_on:
             self._debugger.response(url, reply.status, reply.body)
         return reply
@@ -148,10 +147,9 @@ class HttpPolicy:
         text = str(error)
         return type(error)(redact(text if url in text else f"{url}: {text}", self._secrets))
 
-    def _what(self, wire_format: WireFormat, request: RequestInfo) -> str:
-        if self._settings.wait_every_s is None:
-            return ""
-        return f"{self._transport.origin}{wire_format.path} step {request.step_number} {request.rollout_id}"
+    def _in_flight(self, target: str, request: RequestInfo, phase: Phase) -> Entry:
+        owner, places = request.rollout_id, self._max_concurrency
+        return Entry(Kind.REQUEST, target, owner=owner, step=request.step_number, phase=phase, places=places)
 
 
 def _origin(base_url: str) -> str:

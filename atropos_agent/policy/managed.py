@@ -24,6 +24,7 @@ from atropos_agent.policy.limits import within
 from atropos_agent.policy.managed_nodes import new_node, read_node
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
+from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.trajectory import (
     Completion,
     FinishReason,
@@ -80,7 +81,9 @@ class ManagedPolicy:
         if self._direct is not None:
             return await self._direct.complete(prompt, sampling, request=request)
         what = f"{type(self._server).__name__} step {request.step_number} {request.rollout_id}"
-        with heartbeat(self._debug, what):
+        name = type(self._server).__name__
+        entry = Entry(Kind.REQUEST, name, owner=request.rollout_id, step=request.step_number)
+        with entry, heartbeat(self._debug, entry):
             return await within(self._debug.chat_timeout_s, self._asked(prompt, sampling, request), what)
 
     async def aclose(self) -> None:

@@ -61,6 +61,8 @@ class RequestInfo:
 
 
 ANONYMOUS = RequestInfo()
+SESSION_HEADER = "X-Session-ID"
+"""Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 
 
 class Prompt:

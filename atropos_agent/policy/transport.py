@@ -23,6 +23,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from atropos_agent.errors import MalformedReply, ServerUnreachable
 from atropos_agent.policy.failures import shown_body
+from atropos_agent.telemetry import CURRENT, Entry, Phase
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -172,8 +173,10 @@ class Transport:
             response = await self._open().handle_async_request(request)
         except httpx.TransportError as error:
             raise _classified(error, self._connect_timeout_s) from error
+        if (entry := CURRENT.get()) is not None:
+            entry.enter(Phase.READING)
         try:
-            content = await _whole(response)
+            content = await _whole(response, entry)
         except httpx.TransportError as error:
             raise _AttemptError(str(error) or "connection lost", cut=True) from error
         finally:
@@ -195,6 +198,8 @@ class Transport:
         return next_end_s > UNANSWERED_LIMIT_S
 
     def _log_retry(self, state: RetryCallState) -> None:
+        if (entry := CURRENT.get()) is not None:
+            entry.again(state.attempt_number + 1, _failure(state).why)
         logger.warning(
             "%s: %s; attempt %d of %d in %.1f s",
             self.origin,
@@ -205,11 +210,16 @@ class Transport:
         )
 
 
-async def _whole(response: httpx.Response) -> bytes:
+async def _whole(response: httpx.Response, entry: Entry | None) -> bytes:
     """The body; a plain one past httpx's decoders, which cost a tenth of a request."""
-    if isinstance(response.stream, httpx.AsyncByteStream) and "content-encoding" not in response.headers:
-        return b"".join([chunk async for chunk in response.stream])
-    return await response.aread()
+    if not isinstance(response.stream, httpx.AsyncByteStream) or "content-encoding" in response.headers:
+        return await response.aread()
+    chunks: list[bytes] = []
+    async for chunk in response.stream:
+        chunks.append(chunk)
+        if entry is not None:
+            entry.read(len(chunk))
+    return b"".join(chunks)
 
 
 def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:
@@ -218,7 +228,25 @@ def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, ssl=verify),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        trace_configs=[_connects()],
     )
+
+
+def _connects() -> aiohttp.TraceConfig:
+    """Keeps the in-flight table true while a connection is made."""
+    config = aiohttp.TraceConfig()
+
+    async def begins(*_: object) -> None:
+        if (entry := CURRENT.get()) is not None:
+            entry.enter(Phase.CONNECTING)
+
+    async def done(*_: object) -> None:
+        if (entry := CURRENT.get()) is not None:
+            entry.enter(Phase.WAITING)
+
+    config.on_connection_create_start.append(begins)
+    config.on_connection_create_end.append(done)
+    return config
 
 
 def _failure(state: RetryCallState) -> _AttemptError:

@@ -15,6 +15,7 @@ from atropos_agent.sandbox.local import LocalLauncher
 from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
 from atropos_agent.sandbox.remedy import remedies
+from atropos_agent.telemetry import Entry, Kind, Phase
 
 _IDLE = 4
 _PROBE_S = 1.8
@@ -119,17 +120,22 @@ class SandboxPool:
             await launcher.close()
 
     @contextlib.asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Sandbox]:
-        """A sandbox nobody used before, closed when the block ends. Raises SandboxError."""
-        async with self._admission:
-            slot = self._take() or await self._entered().launch()
-            self._in_use.append(slot)
-            self._start_refill()
-            try:
-                yield slot
-            finally:
-                self._in_use.remove(slot)
-                await slot.close()
+    async def acquire(self, owner: str = "") -> AsyncIterator[Sandbox]:
+        """A sandbox nobody used before, closed when the block ends. `owner` names who holds it in the
+        in-flight table. Raises SandboxError."""
+        entry = Entry(Kind.SANDBOX, self._backend, owner=owner, phase=Phase.QUEUED, places=self._size)
+        with entry:
+            async with self._admission:
+                entry.enter(Phase.STARTING)
+                slot = self._take() or await self._entered().launch()
+                entry.enter(Phase.IN_USE)
+                self._in_use.append(slot)
+                self._start_refill()
+                try:
+                    yield slot
+                finally:
+                    self._in_use.remove(slot)
+                    await slot.close()
 
     def _entered(self) -> Launcher:
         if self._launcher is None:

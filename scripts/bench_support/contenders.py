@@ -16,8 +16,7 @@ from tokenizers import Tokenizer
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings
 from atropos_agent.policy import HttpPolicy
-from atropos_agent.policy.http import SESSION_HEADER
-from atropos_agent.policy.protocol import Wire
+from atropos_agent.policy.protocol import SESSION_HEADER, Wire
 from atropos_agent.policy.transport import Transport
 from atropos_agent.renderer import Renderer
 from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema

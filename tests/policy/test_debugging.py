@@ -27,7 +27,7 @@ def test_a_long_request_and_answer_are_shown_in_part_and_saved_whole(caplog, tmp
     ]
     assert len(shown) == 2
     assert all(SHOWN_CHARACTERS < len(text) < SHOWN_CHARACTERS + 200 for text in shown)
-    (saved,) = tmp_path.iterdir()
+    (saved,) = tmp_path.glob("*.json")
     assert saved.read_bytes() == LONG
 
 

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import re
 import sys
-import time
 from collections.abc import Collection
 from types import TracebackType
+
+from atropos_agent.telemetry.in_flight import Entry
 
 ROOT = "atropos_agent"
 SHORTEST_SECRET = 6
@@ -38,24 +39,21 @@ def redact(text: str, secrets: Collection[str] = ()) -> str:
 
 
 class Heartbeat:
-    """Logs `still waiting: <what>, <phase> (Ns)` every `every_s` seconds inside a `with`; cancels nothing.
+    """Logs `still waiting: <entry> (Ns)` every `every_s` seconds inside a `with`; cancels nothing.
 
-    `phase` may be set on the way: it is the reason of the wait.
+    What is waited for, and in which phase, is read off the in-flight `entry` when the line is written.
     """
 
-    __slots__ = ("_every_s", "_logger", "_since", "_timer", "_what", "phase")
+    __slots__ = ("_entry", "_every_s", "_logger", "_timer")
 
-    def __init__(self, logger: logging.Logger, what: str, every_s: float | None) -> None:
+    def __init__(self, logger: logging.Logger, entry: Entry, every_s: float | None) -> None:
         self._logger = logger
-        self._what = what
+        self._entry = entry
         self._every_s = every_s
-        self.phase: str = "generating"
-        self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Heartbeat:
         if self._every_s is not None:
-            self._since = time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(self._every_s, self._beat, self._every_s)
         return self
 
@@ -67,6 +65,6 @@ class Heartbeat:
             self._timer = None
 
     def _beat(self, every_s: float) -> None:
-        waited_s = time.monotonic() - self._since
-        self._logger.info("still waiting: %s, %s (%.0fs)", self._what, self.phase, waited_s)
+        entry = self._entry
+        self._logger.info("still waiting: %s, %s (%.0fs)", entry.name, entry.state, entry.age_s)
         self._timer = asyncio.get_running_loop().call_later(every_s, self._beat, every_s)
