@@ -24,6 +24,7 @@ class Fault(StrEnum):
     """One way a server goes wrong."""
 
     STALL = "stall"
+    STALL_MID_BODY = "stall in mid-body"
     RESET = "reset"
     CUT_BODY = "cut body"
     BUSY = "429"

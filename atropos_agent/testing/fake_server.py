@@ -202,7 +202,11 @@ class FakeServer:
             connection.answer(200, b"<html><body>It works!</body></html>")
         else:
             body_bytes = self._completion(ask, script, fault)
-            connection.answer(200, body_bytes, cut=fault is Fault.CUT_BODY)
+            connection.answer(200, body_bytes, cut=fault in (Fault.CUT_BODY, Fault.STALL_MID_BODY))
+            if fault is Fault.CUT_BODY:
+                connection.close()
+            elif fault is Fault.STALL_MID_BODY:
+                connection.waits(None)
 
     def _completion(self, ask: FakeAsk, script: str | FakeReply | Fault, fault: Fault | None) -> bytes:
         reply = script if isinstance(script, FakeReply) else FakeReply("ok" if fault else str(script))
@@ -306,7 +310,7 @@ class _Connection(asyncio.Protocol):
     def answer(
         self, status: int, body: bytes, retry_after_s: float | None = None, *, cut: bool = False
     ) -> None:
-        """Send a whole answer, or the first half of its body and then break the connection."""
+        """Send a whole answer, or all but the second half of its body."""
         self._waiting, self._timer = False, None
         if self._transport is None or self._transport.is_closing():
             return
@@ -315,7 +319,10 @@ class _Connection(asyncio.Protocol):
         head = b"HTTP/1.1 %d X\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n"
         start = head % (status, kind, wait, len(body))
         self._transport.write(start + (body[: len(body) // 2] if cut else body))
-        if cut:
+
+    def close(self) -> None:
+        """End the connection after what was sent."""
+        if self._transport is not None:
             self._transport.close()
 
 

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import time
 from urllib.parse import unquote
@@ -269,7 +270,7 @@ async def test_a_heartbeat_tells_of_a_wait_without_ending_it(prompt, caplog):
         assert (await policy.complete(prompt, SAMPLING, request=STEP)).text == "ok"
         beats = [record for record in caplog.records if "still waiting" in record.message]
         assert len(beats) >= 3
-        assert "step 3 rollout-7, at the server (0s)" in beats[0].message
+        assert "/completion step 3 of rollout-7, waiting for the first byte (0s)" in beats[0].message
         await asyncio.sleep(0.25)
         assert len([record for record in caplog.records if "still waiting" in record.message]) == len(beats)
 
@@ -281,6 +282,28 @@ async def test_a_saved_request_can_be_sent_again(prompt, tmp_path):
         (saved,) = (tmp_path / "requests").glob("atropos_agent_request_step3_*.json")
         assert saved.read_bytes() == server.asks[-1].body
     assert json.loads(saved.read_bytes())["model"] == "fake-model"
+
+
+async def test_the_curl_command_beside_it_sends_the_same_request_without_holding_the_key(prompt, tmp_path):
+    key = "sk-very-secret-key"
+    debug = DebugSettings(debug_request=True, request_save_dir=tmp_path)
+    async with (
+        FakeServer(answers("ok")) as server,
+        HttpPolicy(server.url, api_key=key, debug=debug) as policy,
+    ):
+        await policy.complete(prompt, SAMPLING, request=STEP)
+        (script,) = tmp_path.glob("*.curl.sh")
+        environment = {"PATH": os.environ["PATH"], "ATROPOS_SERVER_API_KEY": key}
+        curl = await asyncio.create_subprocess_exec(
+            "sh", script, env=environment, cwd="/", stdout=asyncio.subprocess.PIPE
+        )
+        answer, _ = await curl.communicate()
+        asked, again = server.asks[-2:]
+    assert again.body == asked.body
+    assert (again.path, again.session) == (asked.path, asked.session)
+    assert f"Bearer {key}".encode() in again.head
+    assert json.loads(answer)["content"] == "ok"
+    assert key not in script.read_text()
 
 
 async def test_the_request_summary_names_step_and_parameters(prompt, caplog):
