@@ -18,14 +18,14 @@ from atropos_agent.cli.console import FAILED, INTERRUPTED, WRONG_INPUT, complain
 from atropos_agent.cli.in_flight import InFlightView
 from atropos_agent.cli.progress import duration, shown
 from atropos_agent.collect import Collector, Progress, manifest
-from atropos_agent.config import RunConfig, load_run_config
+from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import RecordError
 from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.rundir import FLIGHT, RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.sinks.summary import RunSummary, summarise
-from atropos_agent.telemetry import Entry, Kind, dump_on_signal
+from atropos_agent.telemetry import Entry, Kind, Watchdog, dump_on_signal, watching
 from atropos_agent.trajectory import LogprobMode, Provenance
 
 EPILOG = """Examples:
@@ -73,6 +73,14 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    with watching(DebugSettings.from_environ().stall_after_s) as watchdog, dump_on_signal(watchdog):
+        return await _opened(config, path, watchdog, stopping, resumed=resumed)
+
+
+async def _opened(
+    config: RunConfig, path: Path, watchdog: Watchdog | None, stopping: Entry, *, resumed: bool
+) -> int:
+    """Open everything and collect; what is in flight while it closes is `stopping`."""
     opened = False
     try:
         async with open_environment(config) as env:
@@ -81,22 +89,28 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
             record = manifest(config, capabilities.model)
             with (
                 RunDir.open(path, record) if resumed else RunDir.create(path, record) as log,
-                env.watchdog.recording(path / FLIGHT) if env.watchdog else nullcontext(),
-                dump_on_signal(env.watchdog),
+                nullcontext() if watchdog is None else watchdog.recording(path / FLIGHT),
             ):
                 opened = True
-                return await _until_done(Collector(env, log, config.collect), path, env)
+                collector = Collector(env, log, config.collect)
+                code = await _until_done(collector, path, env, InFlightView(watchdog))
+            stopping.__enter__()
+            return code
     except asyncio.CancelledError:
         if not opened:
             out.print("stopped before anything was collected")
         return INTERRUPTED
+    finally:
+        stopping.__exit__(None, None, None)
 
 
-async def _until_done(collector: Collector[Any], path: Path, env: AgentEnv[Any]) -> int:
+async def _until_done(
+    collector: Collector[Any], path: Path, env: AgentEnv[Any], in_flight: InFlightView
+) -> int:
     """Collect; show what is on record and how to go on, also after an error or interrupts; the exit code."""
     progress, finished, without_data = collector.progress, False, 0
     try:
-        async with shown(progress, env.sandbox_config.slots, InFlightView(env.watchdog)):
+        async with shown(progress, env.sandbox_config.slots, in_flight):
             await collector.run()
         finished = True
     except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import termios
 import tty
@@ -43,8 +44,8 @@ class InFlightView:
     @contextlib.contextmanager
     def keys(self) -> Iterator[None]:
         """Heed the key for the length of a block, where there is a keyboard; the terminal is put back."""
-        if not sys.stdin.isatty():
-            yield
+        if not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+            yield  # a job in the background that touches the terminal is stopped
             return
         fd, loop = sys.stdin.fileno(), asyncio.get_running_loop()
         before = termios.tcgetattr(fd)

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
-from atropos_agent.config import RunConfig, load_run_config
+from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.events import Event, EventType
-from atropos_agent.telemetry import dump_on_signal
+from atropos_agent.telemetry import dump_on_signal, watching
 from atropos_agent.toolset import ToolContext, bind
 from atropos_agent.trajectory import AgentResult, Rollout
 
@@ -69,8 +69,8 @@ def _settings(config: Path | None, overrides: Sequence[str]) -> RunConfig:
 
 
 async def _run(settings: RunConfig, task: str | None, item_id: str | None) -> int:
-    async with open_environment(settings) as env:
-        with dump_on_signal(env.watchdog):
+    with watching(DebugSettings.from_environ().stall_after_s) as watchdog, dump_on_signal(watchdog):
+        async with open_environment(settings) as env:
             return await _run_in(env, task, item_id)
 
 

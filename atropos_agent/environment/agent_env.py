@@ -39,7 +39,7 @@ from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import Sandbox, SandboxPool
-from atropos_agent.telemetry import Entry, Kind, Watchdog, debug_logger, watching
+from atropos_agent.telemetry import Entry, Kind, debug_logger, watching
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
     AgentResult,
@@ -87,12 +87,11 @@ class AgentEnv(ABC, Generic[ItemT]):
         self._pool = SandboxPool(
             self.sandbox_config.backend, sandbox_spec(self.sandbox_config), self.sandbox_config.slots
         )
-        self.watchdog: Watchdog | None = None
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self.watchdog = self._open.enter_context(watching(self._debug.stall_after_s))
+        self._open.enter_context(watching(self._debug.stall_after_s))
         await self._open.enter_async_context(self._pool)
         await self.setup()
         return self

@@ -15,7 +15,7 @@ class Cause(StrEnum):
     """What holds an entry up."""
 
     NOT_ACCEPTING = "the server does not accept connections"
-    SILENT = "the server accepted the request and has sent nothing"
+    SILENT = "the server accepts but sends nothing"
     MID_STREAM = "the server stopped in mid-stream"
     REFUSING = "the server keeps refusing"
     POOL_EXHAUSTED = "our own pool is exhausted"
@@ -98,6 +98,24 @@ def _places_taken(entry: Entry, everything: Sequence[Entry]) -> str:
     if more := len(holders) - len(shown):
         shown.append(f"{more} more")
     return f"{len(holders)} of {entry.places} places are taken ({'; '.join(shown)})"
+
+
+def is_moving(entry: Entry, everything: Sequence[Entry], limit_s: float) -> bool:
+    """True where what `entry` queues for is merely busy: somebody who holds a place gets on.
+
+    Who holds a sandbox gets on while something else of his is younger than `limit_s`, or is just not in
+    flight between two steps.
+    """
+    if entry.phase is not Phase.QUEUED:
+        return False
+    return any(_gets_on(holder, everything, limit_s) for holder in _sharing(entry, everything))
+
+
+def _gets_on(holder: Entry, everything: Sequence[Entry], limit_s: float) -> bool:
+    if holder.kind is Kind.REQUEST:
+        return holder.phase_age_s < limit_s
+    doings = [other for other in everything if other.owner == holder.owner and other is not holder]
+    return not doings or any(doing.phase_age_s < limit_s for doing in doings)
 
 
 def _sharing(entry: Entry, everything: Sequence[Entry]) -> list[Entry]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from atropos_agent.telemetry.causes import Cause, Stall, explain
+from atropos_agent.telemetry.causes import Cause, Stall, explain, is_moving
 from atropos_agent.telemetry.flight_recorder import FlightRecorder
 from atropos_agent.telemetry.in_flight import Entry, Kind, Phase, lines, shortened, table
 
@@ -68,7 +68,8 @@ class Watchdog:
     @property
     def stalled(self) -> list[Entry]:
         """What stands still now, oldest first."""
-        return [entry for entry in table() if entry.phase_age_s >= self._limit(entry)]
+        entries = table()
+        return [entry for entry in entries if self._stands_still(entry, entries)]
 
     def ask_for_dump(self) -> None:
         """Have the whole table written to the log and the recorder; safe in a signal handler."""
@@ -94,8 +95,8 @@ class Watchdog:
                 self._dump()
             entries = table()
             self._record_ends(entries)
-            self._tell(entries)
-            self._check_loop()
+            if not self._loop_is_blocked():  # that alone is the cause then
+                self._tell(entries)
 
     def _limit(self, entry: Entry) -> float:
         if entry.phase is Phase.IN_USE:
@@ -103,8 +104,13 @@ class Watchdog:
         shutting_down = entry.kind is Kind.SHUTDOWN
         return min(SHUTDOWN_STALL_S, self.stall_after_s) if shutting_down else self.stall_after_s
 
+    def _stands_still(self, entry: Entry, entries: Sequence[Entry]) -> bool:
+        limit_s = self._limit(entry)
+        return entry.phase_age_s >= limit_s and not is_moving(entry, entries, limit_s)
+
     def _tell(self, entries: Sequence[Entry]) -> None:
-        due = [entry for entry in entries if self._is_due(entry)]
+        still = [entry for entry in entries if self._stands_still(entry, entries)]
+        due = [entry for entry in still if self._is_due(entry)]
         for entry in due:
             self._told[entry] = entry.phase_age_s
         stalls = [explain(entry, entries) for entry in due]
@@ -118,7 +124,7 @@ class Watchdog:
         told, age_s = self._told.get(entry, 0.0), entry.phase_age_s
         if age_s < told:  # it got on, and stands still anew
             self._told[entry] = told = 0.0
-        return age_s >= max(self._limit(entry), REPEAT_AFTER * told)
+        return age_s >= REPEAT_AFTER * told
 
     def _record_ends(self, entries: Sequence[Entry]) -> None:
         """What was told of and is not there any more has ended."""
@@ -142,9 +148,12 @@ class Watchdog:
         """The loop got as far as this."""
         self._loop_seen, self._loop_told = time.monotonic(), False
 
-    def _check_loop(self) -> None:
+    def _loop_is_blocked(self) -> bool:
+        """Asks the loop for a sign of life; tells, once, where it is when none has come for too long."""
         if self._loop is None:
-            return
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._beat)
         blocked_s = time.monotonic() - self._loop_seen
         if blocked_s >= self.stall_after_s and not self._loop_told:
             self._loop_told = True
@@ -153,8 +162,7 @@ class Watchdog:
             if self.recorder is not None:
                 fields = {"cause": Cause.LOOP_BLOCKED.name.lower(), "for_s": blocked_s, "stack": where}
                 self.recorder.write("stalled", fields)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._beat)
+        return blocked_s >= self.stall_after_s
 
 
 _watching: list[Watchdog] = []

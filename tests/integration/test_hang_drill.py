@@ -12,7 +12,7 @@ from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ServerUnreachable
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.protocol import Prompt, RequestInfo, Wire
-from atropos_agent.telemetry import watching
+from atropos_agent.telemetry import Entry, Kind, watching
 from atropos_agent.telemetry.causes import Cause
 from atropos_agent.testing import FakePolicy, FakeServer, Fault
 from atropos_agent.trajectory import SamplingParams
@@ -159,14 +159,14 @@ async def test_a_tool_that_hangs(caplog):
 
 
 async def test_sandboxes_that_are_all_in_use(caplog):
-    async with SandboxPool("local", size=1) as pool, pool.acquire("first#0.0"):
+    async with SandboxPool("local", size=1) as pool, pool.acquire("first#0.0") as sandbox:
 
         async def second():
             async with pool.acquire("second#0.0"):
                 pass
 
-        with watching(LIMIT_S):
-            async with in_the_background(second()):
-                (text,) = await messages(caplog)
+        with watching(LIMIT_S), Entry(Kind.TOOL, "terminal", owner="first#0.0"):
+            async with in_the_background(sandbox.exec("sleep 60")), in_the_background(second()):
+                (text,) = [text for text in await messages(caplog, 2) if "second#0.0" in text]
     assert text.startswith(f"{Cause.SANDBOXES_EXHAUSTED}: sandbox local of second#0.0: ")
     assert "1 of 1 places are taken (first#0.0: in use for" in text

@@ -93,6 +93,26 @@ async def test_what_gets_on_and_a_sandbox_in_use_are_not_told_of(caplog):
     assert told(caplog) == []
 
 
+async def test_a_queue_whose_holders_get_on_is_busy_not_stalled(caplog):
+    with (
+        watching(LIMIT_S),
+        a_request(Phase.QUEUED, places=1),
+        a_request(Phase.READING, owner="holder#0") as holder,
+        Entry(Kind.SANDBOX, "auto", owner="second#0", phase=Phase.QUEUED, places=1),
+        Entry(Kind.SANDBOX, "auto", owner="holder#0", phase=Phase.IN_USE),
+    ):
+        for _ in range(12):
+            holder.read(100)
+            await asyncio.sleep(LIMIT_S / 4)
+        assert told(caplog) == []
+        await until(lambda: len(told(caplog)) == 3)
+    assert {text.partition(":")[0] for text in told(caplog)} == {
+        Cause.POOL_EXHAUSTED,
+        Cause.SANDBOXES_EXHAUSTED,
+        Cause.MID_STREAM,
+    }
+
+
 async def test_the_recorder_keeps_a_standstill_and_its_end(tmp_path, caplog):
     file = tmp_path / "flight.jsonl"
     with watching(LIMIT_S) as watchdog:
