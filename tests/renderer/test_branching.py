@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from atropos_agent.renderer import Renderer
 from atropos_agent.renderer.probes import CORE_FOLLOWINGS, TEXTS
 from tests.conversations import ANSWERED, CONVERSATIONS, ROLLOUTS, SAID, check_prediction, check_rollout
+from tests.family_tokenizers import family_tokenizer
 from tests.rollouts import ANY_SPEED
 from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
 
@@ -40,6 +41,18 @@ def test_a_conversation_has_as_many_sequences_as_predicted(name, turns):
 @given(kinds=ROLLOUTS)
 def test_a_rollout_has_as_many_sequences_as_predicted_and_each_turn_ends_once(name, history, kinds):
     check_rollout(renderer_for(name), tokenizer_for(name).eos_token_id, kinds, history=history)
+
+
+@pytest.mark.parametrize("history", ["append", "template"])
+@settings(ANY_SPEED, max_examples=8)
+@given(kinds=ROLLOUTS)
+def test_special_tokens_that_eat_white_space_end_each_turn_once(history, kinds):
+    template = TEMPLATES["end_of_text"].replace("<|eot|>", "<|end|>")
+    tokenizer, stops = family_tokenizer("phi3", template, ("<|user|>", "<|assistant|>"))
+    renderer = Renderer(tokenizer, stop_ids=stops)
+    assert len(renderer.encode("<|end|>\n<|user|>\n")) == 2
+    for stop_id in stops:
+        check_rollout(renderer, stop_id, kinds, history=history)
 
 
 def test_what_cannot_be_predicted_says_so():
