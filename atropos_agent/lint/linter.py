@@ -13,7 +13,15 @@ from atropos_agent.lint.groups import Seen, Sizes, check_group
 from atropos_agent.lint.logprobs import check_logprobs
 from atropos_agent.lint.messages import check_messages
 from atropos_agent.lint.reading import Line, Object, read
-from atropos_agent.lint.rows import Row, as_group, check_columns, check_numbers, check_rows, rows
+from atropos_agent.lint.rows import (
+    Row,
+    as_group,
+    check_columns,
+    check_logprobs_given,
+    check_numbers,
+    check_rows,
+    rows,
+)
 from atropos_agent.lint.tokens import check_ids, check_mask, drift, is_placeholder
 from atropos_agent.lint.turns import check_turns
 from atropos_agent.lint.vocabulary import Vocabulary, recorded_renderer
@@ -57,7 +65,7 @@ class Linter:
         self._known = source.vocabulary
         self._seen = Seen()
         self._sizes = Sizes()
-        self._keys: set[tuple[str, int]] = set()
+        self._keys: set[tuple[str, str]] = set()
         self._drifting: list[Finding] = []
         self._drifted = 0
         self.lines: int = 0
@@ -115,19 +123,22 @@ class Linter:
         named: set[str] = set()
         if isinstance(group, dict) and as_group(group) is group:
             taken = yield from self._group(group, line)
-            yield from record.check_against_rollouts(group, taken, rollouts)
+            if len(rollouts) == len(read_in):
+                yield from record.check_against_rollouts(group, taken, rollouts)
             named = {record.rollout_id(group, row) for row in taken}
             if value.get("dropped") is None:
                 yield from self._whole(group, line)
+        elif group is not None:
+            yield Finding("record-malformed", "`group` is neither null nor a group with rows of tokens")
         for index, item in enumerate(read_in):
             if isinstance(item, Rollout) and item.id not in named:
                 for row in record.rows_of(item, index):
                     yield from self._row(row, line)
 
     def _repeated(self, value: Object) -> Iterator[Finding]:
-        key = (str(value.get("item_id")), int(value.get("repetition") or 0))
+        key = (str(value.get("item_id")), str(value.get("repetition")))
         if key in self._keys:
-            text = f"item {key[0]!r}, repetition {key[1]} is recorded twice: it is trained twice"
+            text = f"item {key[0]}, repetition {key[1]} is recorded twice: it is trained twice"
             yield Finding("repeated-group", text)
         self._keys.add(key)
 
@@ -142,6 +153,7 @@ class Linter:
         yield from check_columns(group)
         yield from check_rows(group)
         yield from check_numbers(group)
+        yield from check_logprobs_given(group)
         yield from record.claims_wrongly(group.get("overrides"))
         taken: list[Row] = []
         for row in rows(group):
@@ -150,21 +162,23 @@ class Linter:
                 continue
             taken.append(row)
             yield from self._row(row, line)
-            if not is_placeholder(row):
-                yield from check_logprobs(row)
-                yield from check_messages(row, self._known)
         return taken
 
     def _row(self, row: Row, line: int) -> Iterator[Finding]:
         self.trajectories += 1
         yield from self._seen.check(row, line)
-        found = list(check_ids(row, self._known))
-        yield from found
+        foreign = list(check_ids(row, self._known))
+        yield from foreign
         if is_placeholder(row):
             return
         yield from check_mask(row)
-        yield from check_turns(row, self._known)
-        if not found and (at := drift(row, self._known)) is not None:
+        if not row.trained.all():
+            yield from check_turns(row, self._known)
+        yield from check_logprobs(row)
+        if foreign:
+            return
+        yield from check_messages(row, self._known)
+        if (at := drift(row, self._known)) is not None:
             self._drifted += 1
             if not self._drifting:
                 text = "do not encode to their own ids again: train on the ids, never on the text"

@@ -14,16 +14,13 @@ from atropos_agent.trajectory import IGNORED_LOGPROB, Mask
 SENTINEL_BELOW = -9998.0
 """vLLM writes -9999.0 for a logprob that it does not have."""
 LONG_RUN = 32
-"""A sure policy gives some zeros in a row; so many, or nothing else, are made up."""
+"""A sure policy gives some zeros in a row; so many of them, or nothing else, is made up."""
 
 
 def check_logprobs(row: Row) -> Iterator[Finding]:
     """At most one finding of a kind, at its first position."""
     values, trained = row.logprobs, row.trained
     if values is None:
-        if trained.any():
-            text = "trained tokens without logprobs: a trainer can correct no staleness with them"
-            yield Finding("logprobs-absent", text, row.index)
         return
     if row.nulls:
         text = f"null in the logprobs ({len(row.nulls)} times): the Atropos API refuses the whole group"
@@ -49,11 +46,11 @@ def _made_up(index: int, values: Floats, trained: Mask) -> Iterator[Finding]:
     if (at := first(sentinel)) is not None:
         text = f"logprob {values[at]:g}: a server's word for a logprob it does not have"
         yield Finding("logprob-sentinel", text, index, at)
-    start, length = _longest_run(trained & (values == 0.0))
-    if length >= LONG_RUN or 1 < length == int(trained.sum()):
-        text = (
-            f"0.0 on {length} trained tokens in a row: probability 1, as a fallback without logprobs writes"
-        )
+    zeros = trained & (values == 0.0)
+    start, length = _longest_run(zeros)
+    total = int(trained.sum())
+    if length >= LONG_RUN or 1 < total == int(zeros.sum()):
+        text = f"0.0 on {int(zeros.sum())} of {total} trained tokens: what a fallback without logprobs writes"
         yield Finding("logprob-zeros", text, index, start)
 
 

@@ -55,11 +55,12 @@ def rows_of(rollout: Rollout, index: int) -> Iterator[Row]:
     """The training sequences of `rollout` as rows, all under the number `index`."""
     for number, sequence in enumerate(rollout.result.sequences):
         steps = [step for step in rollout.result.steps if step.sequence_index == number]
+        given = np.array(sequence.masked_logprobs, np.float64) if sequence.has_all_logprobs else None
         yield Row(
             index=index,
             ids=sequence.token_ids.astype(np.int64),
             trained=sequence.mask,
-            logprobs=None,
+            logprobs=given,
             finish_reasons=tuple(step.completion.finish_reason.value for step in steps),
             truncated=rollout.result.stop_reason in TRUNCATED,
             sequences=len(rollout.result.sequences),

@@ -33,7 +33,7 @@ TRUNCATED_WORDS = frozenset({"length", "truncated", "max_tokens", "context_lengt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One trajectory: `ids` int64[T], `trained` bool[T], `logprobs` float64[T] (NaN for null) or None.
+    """One trajectory: `ids` int64[T], `trained` bool[T], `logprobs` float64[T] (NaN at `nulls`) or None.
 
     `finish_reasons` (one a step, where known) and `truncated` say what its writer told about its turns.
     """
@@ -114,6 +114,18 @@ def check_numbers(group: Object) -> Iterator[Finding]:
             )
 
 
+def check_logprobs_given(group: Object) -> Iterator[Finding]:
+    """A group, or a row of one, that has none."""
+    text = "no logprobs: a trainer cannot tell how far the policy has moved since"
+    columns = [group[name] for name in ("inference_logprobs", "logprobs") if group.get(name)]
+    if not columns:
+        yield Finding("logprobs-absent", text)
+        return
+    for index, values in enumerate(_list(columns[0])):
+        if values is None:
+            yield Finding("logprobs-absent", text, index)
+
+
 def rows(group: Object) -> Iterator[Row | Finding]:
     """Every row that is aligned and holds numbers, as a Row; a Finding for each other value met."""
     for index, tokens in enumerate(group["tokens"]):
@@ -140,7 +152,7 @@ def rows(group: Object) -> Iterator[Row | Finding]:
 def _row(group: Object, index: int, ids: Ids, masks: list[Any]) -> Row:
     trained, found = _trained(index, ids, masks)
     logprobs, nulls = _logprobs(group, index, len(ids))
-    if logprobs is not None and logprobs is _UNUSABLE:
+    if logprobs is _UNUSABLE:
         found.append(Finding("values-malformed", "a logprob is neither a number nor null", index))
         logprobs = None
     told = _told(group, index)
@@ -184,23 +196,18 @@ def _trained(index: int, ids: Ids, masks: list[Any]) -> tuple[Mask, list[Finding
 
 
 _UNUSABLE: Floats = np.empty(0)
+_NUMBERS = {int, float, type(None)}
 
 
 def _logprobs(group: Object, index: int, length: int) -> tuple[Floats | None, tuple[int, ...]]:
     """The row's logprobs and where they are null; None without any, `_UNUSABLE` where they are no numbers."""
-    values = _entry(group, "inference_logprobs", index)
-    if values is None:
-        values = _entry(group, "logprobs", index)
+    values = _entry(group, "inference_logprobs" if group.get("inference_logprobs") else "logprobs", index)
     if not isinstance(values, list) or len(values) != length:
         return None, ()
-    try:
-        numbers: Floats = np.array(values, np.float64)
-    except (TypeError, ValueError):
-        return _UNUSABLE, ()
-    if numbers.ndim != 1:
+    if not set(map(type, values)) <= _NUMBERS:
         return _UNUSABLE, ()
     nulls = tuple(at for at, value in enumerate(values) if value is None) if None in values else ()
-    return numbers, nulls
+    return np.array(values, np.float64), nulls
 
 
 def _told(group: Object, index: int) -> tuple[tuple[str, ...], bool, int]:
@@ -213,7 +220,7 @@ def _told(group: Object, index: int) -> tuple[tuple[str, ...], bool, int]:
     reasons = told.get("finish_reasons", told.get("finish_reason"))
     listed = reasons if isinstance(reasons, list) else [reasons]
     words = tuple(word for word in listed if isinstance(word, str))
-    truncated = told.get("truncated") is True or told.get("stop_reason") in TRUNCATED_WORDS
+    truncated = told.get("truncated") is True or str(told.get("stop_reason")) in TRUNCATED_WORDS
     count = told.get("sequences")
     return words, truncated, count if isinstance(count, int) else 1
 

@@ -32,8 +32,11 @@ def check_turns(row: Row, known: Vocabulary) -> Iterator[Finding]:
             "trained beyond the end of a turn: an observation or another's turn, which the policy never wrote"
         )
         yield Finding("observation-trained", text, row.index, at + 1)
-    else:
-        yield from _intruders(row, runs, stops)
+        return
+    if (at := _intruder(row, runs, stops)) is not None:
+        text = "trained where no assistant's turn begins: an observation, which the policy never wrote"
+        yield Finding("observation-trained", text, row.index, at)
+        return
     yield from _untrained(row, runs, stops)
     yield from _missing(row, runs, stops)
     yield from _truncated(row, runs[-1], stops)
@@ -46,18 +49,15 @@ def _doubled(row: Row, stops: Mask) -> Iterator[Finding]:
         yield Finding("end-of-turn-doubled", text, row.index, at + 1)
 
 
-def _intruders(row: Row, runs: list[tuple[int, int]], stops: Mask) -> Iterator[Finding]:
-    """Runs behind an end of turn that do not begin as the row's first run does."""
+def _intruder(row: Row, runs: list[tuple[int, int]], stops: Mask) -> int | None:
+    """Where the first run begins that follows an end of turn and not what the row's first run follows."""
     start = runs[0][0]
-    if start < OPENING:
-        return
-    opening = row.ids[start - OPENING : start]
+    opening = row.ids[max(start - OPENING, 0) : start]
     for (_, end), (begin, _) in pairwise(runs):
         ended = stops[end - 1] or stops[end]
-        if ended and not np.array_equal(row.ids[begin - OPENING : begin], opening):
-            text = "trained where no assistant's turn begins: an observation, which the policy never wrote"
-            yield Finding("observation-trained", text, row.index, begin)
-            return
+        if ended and not np.array_equal(row.ids[begin - len(opening) : begin], opening):
+            return begin
+    return None
 
 
 def _untrained(row: Row, runs: list[tuple[int, int]], stops: Mask) -> Iterator[Finding]:
