@@ -1,11 +1,12 @@
 """The run directory: the one log of a run, append-only and safe against being killed at any byte.
 
-    run.yaml       what the run is: resolved config, versions, seeds, identity; never a key
-    groups.jsonl   one line per finished group, the last word on it
-    pending/       finished rollouts of unfinished groups, one file per group
-    metrics.jsonl  one line per report of progress
-    flight.jsonl   what stood still, when and why, and how it ended; only where something did
-    lock           held by the one writer
+    run.yaml            what the run is: resolved config, versions, seeds, identity; never a key
+    groups.jsonl        one line per finished group, the last word on it
+    pending/            finished rollouts of unfinished groups, one file per group
+    metrics.jsonl       one line per report of progress
+    flight.jsonl        what stood still, when and why, and how it ended; only where something did
+    lock                held by the one writer
+    logprob_check.json  how far recorded logprobs are from those of the weights, where that was checked
 
 A line is appended, flushed and fsynced before a call returns. A group's pending file is deleted only
 after its line is safe; a crash between the two leaves a pending file that the next `open` deletes. What a
@@ -47,6 +48,7 @@ MANIFEST = "run.yaml"
 PENDING = "pending"
 FLIGHT = "flight.jsonl"
 LOCK = "lock"
+LOGPROB_CHECK = "logprob_check.json"
 LOCK_WAIT_S = 1.0
 PENDING_LOCKS = 64
 

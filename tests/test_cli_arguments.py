@@ -45,10 +45,11 @@ def examples(command: object) -> Iterator[str]:
 
 EXAMPLES = list(examples(get_command(app)))
 WITHOUT_MODEL = [example for example in EXAMPLES if ":8000" in example or "my.yaml" in example]
+OF_A_RUN = [example for example in EXAMPLES if example.split()[0] in ("lint", "check-logprobs")]
 
 
 def test_every_command_shows_an_example():
-    assert {example.split()[0] for example in EXAMPLES} == {"collect", "run", "env", "tools"}
+    assert {example.split()[0] for example in EXAMPLES} == set(getattr(get_command(app), "commands", {}))
     assert len(WITHOUT_MODEL) == 3
 
 
@@ -59,7 +60,16 @@ def test_an_example_with_a_server_fails_only_for_the_dead_server(folder, example
     assert done.stderr.count(CANNOT_REACH) == 1
 
 
-@pytest.mark.parametrize("example", [e for e in EXAMPLES if e not in WITHOUT_MODEL and "resume" not in e])
+@pytest.mark.parametrize("example", OF_A_RUN)
+def test_an_example_that_reads_a_record_says_that_there_is_none(folder, example):
+    done = cli(*shlex.split(example), cwd=folder)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "example", [e for e in EXAMPLES if e not in (*WITHOUT_MODEL, *OF_A_RUN) and "resume" not in e]
+)
 def test_an_example_with_nothing_but_this_package_succeeds(folder, example):
     small = ["--collect.groups=1", "--env.group_size=1"] if example.startswith("collect") else []
     if example.split()[0] in ("collect", "run"):

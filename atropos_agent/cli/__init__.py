@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from dotenv import find_dotenv, load_dotenv
 
+from atropos_agent.cli import check_logprobs as checking
 from atropos_agent.cli import collect as collecting
 from atropos_agent.cli import lint as linting
 from atropos_agent.cli import run as running
@@ -26,6 +27,7 @@ app: typer.Typer = typer.Typer(
 )
 
 app.command("collect", cls=OverridableCommand, epilog=collecting.EPILOG)(collecting.collect)
+app.command("check-logprobs", epilog=checking.EPILOG)(checking.check_logprobs)
 app.command("run", cls=OverridableCommand, epilog=running.EPILOG)(running.run)
 app.command("lint", epilog=linting.EPILOG)(linting.lint)
 app.add_typer(env_app, name="env")

@@ -21,10 +21,10 @@ from typing import TypeAlias
 import numpy as np
 import yaml
 
-from atropos_agent.errors import RunDirectoryError
+from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.export.durable import write_whole
-from atropos_agent.export.jsonl import encode_line, short_floats
-from atropos_agent.rundir import GroupRecord, read_groups, read_manifest
+from atropos_agent.export.jsonl import decode_line, encode_line, short_floats
+from atropos_agent.rundir import LOGPROB_CHECK, GroupRecord, read_groups, read_manifest
 from atropos_agent.sinks.summary import RunSummary, summary_of
 from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData
 
@@ -67,6 +67,7 @@ def write_report(run_path: Path | str, *, max_trajectories: int = 200, decode: D
         "settings": yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True),
         "summary": _summary(survey.summary),
         "charts": _charts(survey.summary),
+        "logprob_check": _logprob_check(run_path / LOGPROB_CHECK),
         "trajectories": list(_trajectories(run_path, survey.shown, decode)),
     }
     report = run_path / REPORT
@@ -137,6 +138,16 @@ def _summary(summary: RunSummary) -> dict[str, Json]:
         "backends": dict(summary.backends.most_common()),
         "provenance": dict(summary.steps_by_provenance.most_common()),
     }
+
+
+def _logprob_check(file: Path) -> Json:
+    """What `check-logprobs` found, where it has been run."""
+    if not file.exists():
+        return None
+    try:
+        return decode_line(file.read_bytes())
+    except (OSError, RecordError) as error:
+        raise RunDirectoryError(f"{file} cannot be read ({error}); check the run anew") from error
 
 
 def _charts(summary: RunSummary) -> list[dict[str, Json]]:

@@ -1,11 +1,12 @@
+import json
 import shutil
 import subprocess
 
 import pytest
 
-from atropos_agent.rundir import RunDir
+from atropos_agent.rundir import LOGPROB_CHECK, RunDir
 from atropos_agent.sinks.report import write_report
-from tests.sinks.test_report import HOSTILE, Page, hostile_group
+from tests.sinks.test_report import HOSTILE, Page, a_check, hostile_group
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -43,6 +44,7 @@ class Texts(Page):
 def test_planted_markup_is_shown_and_does_not_run(tmp_path, tab):
     with RunDir.create(tmp_path / "run", {}) as run:
         run.add_group(hostile_group(), None)
+    (tmp_path / "run" / LOGPROB_CHECK).write_text(json.dumps(a_check()))
     report = write_report(tmp_path / "run", decode=lambda ids: [HOSTILE] * len(ids))
     command = [
         str(BROWSER),
@@ -56,3 +58,5 @@ def test_planted_markup_is_shown_and_does_not_run(tmp_path, tab):
     assert "img" not in page.elements
     assert page.elements["script"] == 2
     assert page.text.count("document.title='owned'") >= 4
+    assert page.elements["path"] == 4
+    assert "Farthest off: 2.5e-1" in page.text

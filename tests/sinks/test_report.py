@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.rundir import RunDir
+from atropos_agent.rundir import LOGPROB_CHECK, RunDir
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.trajectory import (
     Completion,
@@ -118,6 +118,41 @@ def test_the_script_never_makes_markup_of_data(tmp_path):
     script = written(tmp_path / "run").scripts[1]
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert way not in script
+
+
+def a_check(**changes):
+    """What `check-logprobs` leaves in a run, with one token of one turn."""
+    worst = {
+        "item_id": HOSTILE, "repetition": 0, "rollout_id": HOSTILE, "sequence_index": 0, "step_number": 1,
+        "token_index": 3, "token_id": 2, "recorded": -0.5, "recomputed": -0.75,
+    }  # fmt: skip
+    figures = {"count": 1, "median": 0.25, "p90": 0.25, "p99": 0.25, "max": 0.25, "worst": worst}
+    origin = {
+        "provenance": "sampled",
+        "logprob_provenance": "sampled",
+        "logprob_mode": "raw",
+        "overall": figures,
+        "turns": [{"turn": 1, **figures}],
+        "histogram": [[0.1, 1]],
+    }
+    return {
+        "schema": 1, "checked_at": 1.7e9, "teacher": HOSTILE, "groups": 1, "compared": 1,
+        "skipped": {"no logprob recorded": 4}, "origins": [origin], **changes,
+    }  # fmt: skip
+
+
+def test_the_check_of_logprobs_is_shown_where_there_is_one(tmp_path):
+    assert written(tmp_path / "run").data["logprob_check"] is None
+    (tmp_path / "run" / LOGPROB_CHECK).write_text(json.dumps(a_check()))
+    page = Page(write_report(tmp_path / "run").read_text("utf-8"))
+    assert page.data["logprob_check"]["origins"][0]["overall"]["worst"]["token_index"] == 3
+
+
+def test_a_check_that_is_no_json_is_named(tmp_path):
+    written(tmp_path / "run")
+    (tmp_path / "run" / LOGPROB_CHECK).write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"logprob_check\.json cannot be read"):
+        write_report(tmp_path / "run")
 
 
 def test_a_run_without_groups_has_a_report(tmp_path):

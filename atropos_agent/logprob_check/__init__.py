@@ -1,0 +1,18 @@
+"""Are the recorded logprobs those of the weights? A run is teacher-forced and compared, token by token."""
+
+from atropos_agent.logprob_check.check import LogprobCheck, OriginCheck, check_run
+from atropos_agent.logprob_check.distribution import Distribution, Worst
+from atropos_agent.logprob_check.recorded import Origin
+from atropos_agent.logprob_check.teacher import Teacher
+from atropos_agent.logprob_check.weights import Weights
+
+__all__ = [
+    "Distribution",
+    "LogprobCheck",
+    "Origin",
+    "OriginCheck",
+    "Teacher",
+    "Weights",
+    "Worst",
+    "check_run",
+]
