@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+ROLE_WORDS = {"system", "developer"}
 FIRST, SECOND = SENTINELS
 
 
@@ -104,12 +106,12 @@ def _alternates(template: ChatTemplate) -> bool:
 
 
 def _injects_system_prompt(template: ChatTemplate, tokens: Tokens) -> bool:
-    """True where text, not only control tokens, stands before the header of a first question."""
+    """True where words stand before the header of a first question; an empty turn is none."""
     first, later = [tokens.encode(header).tolist() for header in headers(template)]
     while first and later and first[-1] == later[-1]:
         del first[-1], later[-1]
     text = tokens.decode(np.array([token for token in first if token not in tokens.control_ids], np.int32))
-    return any(char.isalnum() for char in text)
+    return not ROLE_WORDS.issuperset(re.findall(r"\w+", text))
 
 
 def _merges(template: ChatTemplate, tokens: Tokens, close: Close, role: str) -> bool:

@@ -14,6 +14,7 @@ STABLE = {
     "dated",
     "default_system",
     "drops_tool",
+    "empty_system",
     "end_of_text",
     "glm",
     "glm_closed",

@@ -38,6 +38,13 @@ PLANTED = {
         HEADER, SHOUTED.format(f"loop.index == 16 and '{WORD}' in messages[-1].content")
     ),
     "the number of messages": CHATML.replace(HEADER, SHOUTED.format("messages | length > 19")),
+    "the end of a long one": CHATML.replace(HEADER, SHOUTED.format("loop.last and messages | length > 19")),
+    "a window": (
+        f"{{%- if '{WORD}' in messages[:2] | string and messages | length > 2"
+        " and '\"turn\": 1}' not in messages[2].content %}"
+        "{{- raise_exception('the first turn is missing') }}{%- endif %}"
+    )
+    + CHATML,
 }
 OBSERVATION: Message = {"role": "user", "content": "<tool_response>{}</tool_response>"}
 
@@ -109,6 +116,17 @@ async def test_a_branch_that_changes_earlier_turns_alone_is_caught_by_the_end():
 async def test_a_branch_on_the_number_of_messages_is_caught_by_the_end(turns):
     result = await rollout(planted("the number of messages"), turns=turns)
     assert (result.stop_reason, result.error_type) == (StopReason.ERROR, "BridgeMismatch")
+    assert result.num_steps == (16 if turns >= 16 else turns + 1)
+
+
+async def test_a_branch_at_the_end_of_a_long_conversation_is_caught_there():
+    result = await rollout(planted("the end of a long one"))
+    assert (result.error_type, result.num_steps) == ("BridgeMismatch", TURNS + 1)
+
+
+async def test_a_window_that_is_refused_proves_nothing():
+    result = await rollout(planted("a window"), question=f"{WORD}, please")
+    assert result.stop_reason is StopReason.FINAL_ANSWER
 
 
 @pytest.mark.parametrize("name", ["forgetting", "qwen3", "trimming", "open_think", "plain_close", "parts"])
