@@ -9,10 +9,9 @@ import numpy as np
 from atropos_agent.lint.findings import Finding
 from atropos_agent.lint.rows import Floats, Row
 from atropos_agent.lint.tokens import first
+from atropos_agent.policy.wires.common import LOWEST_LOGPROB, ROUNDING
 from atropos_agent.trajectory import IGNORED_LOGPROB, Mask
 
-SENTINEL_BELOW = -9998.0
-"""vLLM writes -9999.0 for a logprob that it does not have."""
 LONG_RUN = 32
 """A sure policy gives some zeros in a row; so many of them, or nothing else, is made up."""
 
@@ -39,10 +38,10 @@ def _made_up(index: int, values: Floats, trained: Mask) -> Iterator[Finding]:
             f"1.0 on {int(ones.sum())} trained tokens: it marks untrained ones, or pads a list that was short"
         )
         yield Finding("logprob-ones", text, index, at)
-    positive = trained & (values > 0) & ~ones & np.isfinite(values)
+    positive = trained & (values > ROUNDING) & ~ones & np.isfinite(values)
     if (at := first(positive)) is not None:
         yield Finding("logprob-positive", f"logprob {values[at]:g}: a probability above 1", index, at)
-    sentinel = trained & (values <= SENTINEL_BELOW) & np.isfinite(values)
+    sentinel = trained & (values <= LOWEST_LOGPROB) & np.isfinite(values)
     if (at := first(sentinel)) is not None:
         text = f"logprob {values[at]:g}: a server's word for a logprob it does not have"
         yield Finding("logprob-sentinel", text, index, at)

@@ -4,7 +4,7 @@ from atropos_agent.policy.callable import CallablePolicy, Generated
 from atropos_agent.policy.embedded import EmbeddedPolicy
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.managed import AtroposServer, ManagedPolicy
-from atropos_agent.policy.protocol import Capabilities, Policy, Prompt, RequestInfo, Wire
+from atropos_agent.policy.protocol import Capabilities, Policy, Prompt, RequestInfo, Scorer, Wire
 
 __all__ = [
     "AtroposServer",
@@ -17,5 +17,6 @@ __all__ = [
     "Policy",
     "Prompt",
     "RequestInfo",
+    "Scorer",
     "Wire",
 ]

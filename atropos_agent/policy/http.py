@@ -8,16 +8,19 @@ import time
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
+import numpy as np
+
 from atropos_agent.config import DebugSettings
 from atropos_agent.errors import ConfigError, ProviderError
 from atropos_agent.policy.debugging import RequestDebugger, debug_settings, heartbeat
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.probing import decoded, probe
 from atropos_agent.policy.protocol import ANONYMOUS, SESSION_HEADER, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.scoring import ScoreFormat, find_score_format
 from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import Asked, WireFormat
 from atropos_agent.telemetry import Entry, Kind, Phase, redact, sending
-from atropos_agent.trajectory import Completion, SamplingParams, Timings
+from atropos_agent.trajectory import Completion, Logprobs, SamplingParams, Timings, TokenIds
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class HttpPolicy:
         self._max_concurrency = max_concurrency
         self._reset()
         self._found: tuple[WireFormat, Capabilities] | None = None
+        self._scoring: ScoreFormat | str | None = None
 
     async def __aenter__(self) -> HttpPolicy:
         return self
@@ -100,6 +104,37 @@ class HttpPolicy:
             return wire_format.read(payload, asked)
         except ProviderError as error:
             raise self._explained(error, url, request) from None
+
+    async def score(self, ids: TokenIds) -> Logprobs:
+        """float32[n]: the model's own log-probability of each id of int32[n] given those before it; NaN for
+        the first. Raises ProviderError where the server has none or answers wrongly."""
+        if len(ids) < 2:
+            return np.full(len(ids), np.nan, np.float32)
+        score_format = await self._score_format()
+        url = self._transport.origin + score_format.path
+        with self._in_flight(url, ANONYMOUS, Phase.QUEUED) as entry, heartbeat(self._settings, entry):
+            async with self._slots:
+                entry.enter(Phase.WAITING)
+                reply = await self._exchange(score_format.path, score_format.body(ids), ANONYMOUS, entry)
+        try:
+            return score_format.read(decoded(reply, url, model=self._model or ""), ids)
+        except ProviderError as error:
+            raise self._named(error, url) from None
+
+    async def _score_format(self) -> ScoreFormat:
+        """How this server tells logprobs of a prompt. Asked once, also where it does not tell them."""
+        _, capabilities = await self._capable()
+        origin = self._transport.origin
+        async with self._probing:
+            if self._scoring is None:
+                try:
+                    asking = find_score_format(self._transport, capabilities.model)
+                    self._scoring = await within(self._timeout_s or PROBE_LIMIT_S, asking, origin)
+                except ProviderError as error:
+                    raise self._named(error, origin) from None
+            if isinstance(self._scoring, str):
+                raise ProviderError(redact(self._scoring, self._secrets))
+            return self._scoring
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent; the next request, in whatever event loop, opens new ones."""

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import orjson
 
-from atropos_agent.trajectory import Completion, LogprobMode, Message, SamplingParams, TokenIds
+from atropos_agent.trajectory import Completion, LogprobMode, Logprobs, Message, SamplingParams, TokenIds
 
 
 class Wire(StrEnum):
@@ -138,4 +138,14 @@ class Policy(Protocol):
 
     async def aclose(self) -> None:
         """Release connections and processes. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A policy whose server tells the logprobs of given tokens."""
+
+    async def score(self, ids: TokenIds) -> Logprobs:
+        """float32[n]: the model's own log-probability of each id of int32[n] given those before it; NaN for
+        the first. Raises ProviderError where the server has none."""
         ...

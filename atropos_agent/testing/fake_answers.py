@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -107,7 +107,7 @@ def native(done: Sampled, model: str, fault: Fault | None) -> Object:
     stop = "eos" if done.finish_reason is FinishReason.STOP else "limit"
     probabilities: list[Object] = [
         {"id": int(i), "token": "", "bytes": list(piece), "logprob": value, "top_logprobs": []}
-        for i, piece, value in zip(done.ids, done.pieces, _spoilt(done.logprobs, fault), strict=False)
+        for i, piece, value in zip(done.ids, done.pieces, spoilt(done.logprobs, fault), strict=False)
     ]
     body: Object = {
         "content": None if fault is Fault.NULL_CONTENT else done.text,
@@ -135,7 +135,7 @@ def classic(done: Sampled, model: str, fault: Fault | None, *, ids: bool, sharpn
         "logprobs": None,
     }
     if ids:
-        values = _spoilt(done.logprobs, fault)
+        values = spoilt(done.logprobs, fault)
         choice["logprobs"] = {"token_logprobs": values, "tokens": [], "top_logprobs": [_tops(sharpness)]}
         choice["token_ids"] = None if fault is Fault.MISSING_IDS else done.ids.tolist()
     return _openai(choice, done, model, fault)
@@ -158,7 +158,7 @@ def chat(
         "logprobs": None,
     }
     if wire is not Wire.CHAT:
-        values = _spoilt(done.logprobs, fault)
+        values = spoilt(done.logprobs, fault)
         found: list[Object] = [
             {"token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": value}
             for piece, value in zip(done.pieces, values, strict=False)
@@ -197,7 +197,9 @@ def _tops(sharpness: float) -> dict[str, float]:
     return {"token_id:0": -0.75 * sharpness, "token_id:1": -1.5 * sharpness}
 
 
-def _spoilt(values: list[float | None], fault: Fault | None) -> list[float | None]:
+def spoilt(values: Sequence[float | None], fault: Fault | None) -> list[float | None]:
+    """`values` with the wrong last one that `fault` names, or without it."""
+    values = [*values]
     if fault is Fault.MISSING_LOGPROB:
         return values if len(values) < 2 else values[:-1]
     wrong = {Fault.NULL_LOGPROB: None, Fault.SENTINEL_LOGPROB: -9999.0, Fault.POSITIVE_LOGPROB: 0.7}

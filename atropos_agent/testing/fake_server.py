@@ -20,6 +20,7 @@ from atropos_agent.testing import fake_answers as answers
 from atropos_agent.testing.codecs import ByteCodec, Codec
 from atropos_agent.testing.fake_answers import Fault
 from atropos_agent.testing.fake_policy import FakeReply
+from atropos_agent.testing.fake_scores import Scoring, scored
 from atropos_agent.trajectory import LogprobMode, Message
 
 ServerScript: TypeAlias = "Callable[[FakeAsk], str | FakeReply | Fault]"
@@ -84,8 +85,9 @@ class FakeServer:
 
     `codec` and `stop_id` make the ids; `render` turns chat messages into the prompt text (needed where the
     chat answers with prompt ids). The alternatives of a token are sharpened by the temperature where
-    `logprob_mode` is PROCESSED. `asks` keeps every completion request where `record` is set. `aborted`
-    counts requests whose client went away before the answer.
+    `logprob_mode` is PROCESSED. `scoring` is how the logprobs of a prompt are told, if at all. `asks` keeps
+    every completion request where `record` is set. `aborted` counts requests whose client went away before
+    the answer.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class FakeServer:
         delay_s: float = 0.0,
         retry_after_s: float | None = None,
         logprob_mode: LogprobMode = LogprobMode.RAW,
+        scoring: Scoring | None = None,
         record: bool = True,
     ) -> None:
         self.script = script
@@ -109,6 +112,7 @@ class FakeServer:
         self.wire = wire
         self.model = model
         self.context_length = context_length
+        self.scoring = scoring
         self.delay_s = delay_s
         self.retry_after_s = retry_after_s
         self.asks: list[FakeAsk] = []
@@ -167,7 +171,7 @@ class FakeServer:
         if fixed is not None:
             connection.answer(200, orjson.dumps(fixed))
             return
-        if path not in self._paths():
+        if not self._knows(path):
             connection.answer(404, b'{"error":{"message":"File Not Found","type":"not_found_error"}}')
             return
         self.requests += 1
@@ -209,6 +213,9 @@ class FakeServer:
                 connection.waits(None)
 
     def _completion(self, ask: FakeAsk, script: str | FakeReply | Fault, fault: Fault | None) -> bytes:
+        told = None if self.scoring is None else scored(ask.payload, self.scoring, self.model, fault)
+        if told is not None:
+            return answers.encoded(told, fault)[0]
         reply = script if isinstance(script, FakeReply) else FakeReply("ok" if fault else str(script))
         prompt_ids = self._rendered_ids(ask) if "chat" in ask.path else None
         count = len(prompt_ids) if prompt_ids is not None else ask.id_count
@@ -240,6 +247,9 @@ class FakeServer:
 
     def _rendered_ids(self, ask: FakeAsk) -> list[int]:
         return [int(i) for i in self.codec.encode(self._render(ask.messages))]
+
+    def _knows(self, path: str) -> bool:
+        return path in self._paths() or (path == "/generate" and self.scoring is Scoring.GENERATE)
 
     def _paths(self) -> tuple[str, ...]:
         chat, text, native = "/v1/chat/completions", "/v1/completions", "/completion"
