@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from atropos_agent.agent.history import History
+from atropos_agent.agent.rescoring import rescore, with_spans
 from atropos_agent.config import AgentConfig
 from atropos_agent.errors import (
     AtroposAgentError,
@@ -37,6 +38,7 @@ from atropos_agent.trajectory import (
     Message,
     ParseErrorKind,
     SamplingParams,
+    SequenceData,
     StepSpan,
     StopReason,
     ToolCall,
@@ -133,12 +135,13 @@ class Loop:
             self.history.check()
         except AtroposAgentError as raised:
             error, reason = raised, _reason_of(raised)
+        sequences = await self._sequences()
         return AgentResult(
             success=reason is StopReason.FINAL_ANSWER,
             final_response=self.final_response,
             stop_reason=reason,
-            steps=tuple(self.steps),
-            sequences=self.history.tracker.sequences(),
+            steps=with_spans(self.steps, sequences),
+            sequences=sequences,
             prompt_messages=self.opening,
             total_tokens=self.sampled_tokens,
             error=None if error is None else f"{error}",
@@ -152,6 +155,17 @@ class Loop:
             },
             breaks=self.history.tracker.breaks(),
         )
+
+    async def _sequences(self) -> tuple[SequenceData, ...]:
+        """What was tracked, with the logprobs that can be had afterwards where that is wanted."""
+        sequences = self.history.tracker.sequences()
+        if self.config.rescore == "off":
+            return sequences
+        started = time.perf_counter()
+        rescored = await rescore(self.setting.policy, sequences, self.server_budget_s - self.server_s)
+        self.server_s += time.perf_counter() - started
+        self.history.notes += rescored.notes
+        return rescored.sequences
 
     async def _until_stopped(self) -> StopReason:
         try:

@@ -156,7 +156,8 @@ def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:
     wire, mode, agent = capabilities.wire, capabilities.logprob_mode, env.agent_config
     neutral = agent.temperature == 1.0 and agent.top_p == 1.0 and not agent.top_k and not agent.min_p
     if not wire.gives_ids:
-        warn(f"{capabilities.server} gives no token ids: tokens will be retokenized and have no logprobs")
+        logprobs = "have no logprobs" if agent.rescore == "off" else "rescored"
+        warn(f"{capabilities.server} gives no token ids: tokens will be retokenized and {logprobs}")
     elif not wire.takes_ids:
         warn(f"{capabilities.server} renders the prompts itself: their ids are what it says")
     if wire.gives_ids and mode is LogprobMode.RAW and not neutral:

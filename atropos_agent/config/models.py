@@ -67,6 +67,8 @@ class AgentConfig(BaseModel):
     history: Literal["append", "template"] = "append"
     """`append` shows the policy what it sampled; `template` shows it what the chat template makes of the
     messages, and begins another training sequence where that rewrites what was shown before."""
+    rescore: Literal["off", "server"] = "off"
+    """`server` asks for the logprobs of tokens that came without any (text-only shapes), once a rollout."""
     system_prompt: str | None = None
     """None is the built-in prompt with the tools; a text replaces it whole."""
 

@@ -1,0 +1,82 @@
+"""Logprobs for tokens that came without any: the same server is asked what its model thinks of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from atropos_agent.errors import ProviderError
+from atropos_agent.policy import Policy, Scorer
+from atropos_agent.trajectory import (
+    AgentStep,
+    LogprobMode,
+    LogprobProvenance,
+    SequenceData,
+    StepSpan,
+)
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rescored:
+    """Sequences with the logprobs that could be had; `notes` are words to be counted: rescore_unavailable,
+    rescore_failed."""
+
+    sequences: tuple[SequenceData, ...]
+    notes: tuple[str, ...] = ()
+
+
+async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: float) -> Rescored:
+    """Ask once for every sequence with spans that have no logprobs, within `budget_s` seconds (inf: any).
+
+    A span gets all its logprobs (provenance RESCORED, mode RAW: the model's own distribution) or stays as it
+    is. Nothing that goes wrong at the server is raised: the tokens are worth more than their logprobs.
+    """
+    if not any(_lacking(sequence) for sequence in sequences):
+        return Rescored(tuple(sequences))
+    if not isinstance(policy, Scorer):
+        return Rescored(tuple(sequences), ("rescore_unavailable",))
+    done, notes = list(sequences), list[str]()
+    try:
+        async with asyncio.timeout(None if math.isinf(budget_s) else max(budget_s, 0.0)):
+            for index, sequence in enumerate(sequences):
+                if _lacking(sequence):
+                    done[index] = await _scored(policy, sequence)
+    except (ProviderError, TimeoutError) as error:
+        logger.warning("not rescored: %s", str(error) or "the rollout's time for the server is used up")
+        notes.append("rescore_failed")
+    return Rescored(tuple(done), tuple(notes))
+
+
+def with_spans(steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> tuple[AgentStep, ...]:
+    """`steps` with the spans that `sequences` now hold."""
+    spans = {(index, span.step_number): span for index, held in enumerate(sequences) for span in held.spans}
+    return tuple(
+        step
+        if step.span is None or step.sequence_index is None
+        else replace(step, span=spans[step.sequence_index, step.step_number])
+        for step in steps
+    )
+
+
+async def _scored(scorer: Scorer, sequence: SequenceData) -> SequenceData:
+    values = await scorer.score(sequence.token_ids)
+    logprobs, spans = sequence.logprobs.copy(), list[StepSpan]()
+    for span in sequence.spans:
+        if _lacks(span):
+            logprobs[span.start : span.end] = values[span.start : span.end]
+            span = replace(span, logprob_provenance=LogprobProvenance.RESCORED, logprob_mode=LogprobMode.RAW)
+        spans.append(span)
+    return replace(sequence, logprobs=logprobs, spans=tuple(spans))
+
+
+def _lacking(sequence: SequenceData) -> bool:
+    return any(map(_lacks, sequence.spans))
+
+
+def _lacks(span: StepSpan) -> bool:
+    return span.logprob_provenance is LogprobProvenance.ABSENT and span.end > span.start
