@@ -205,7 +205,12 @@ class SamplingParams:
     @property
     def is_neutral(self) -> bool:
         """True where raw logprobs are those of the sampling distribution."""
-        return self.temperature == 1.0 and self.top_p >= 1.0 and self.top_k <= 0 and self.min_p <= 0.0
+        return self.temperature == 1.0 and not self.truncates
+
+    @property
+    def truncates(self) -> bool:
+        """True where some tokens cannot be sampled at all."""
+        return self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,16 @@ from tests.tokenizers_for_tests import chatml_renderer, tokenizer_for
 RENDERER = chatml_renderer()
 STOP = int(RENDERER.certificate.close_ids[0])
 TURNS = ["<think>\nfirst\n</think>\n" + render_call("echo", {"text": "ä"}), "<tool_call>{broken", "fertig ✓"]
-WIRES = [Wire.LLAMA_CPP, Wire.VLLM, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.TEXT, Wire.CHAT]
+WIRES = [
+    Wire.LLAMA_CPP,
+    Wire.SGLANG,
+    Wire.VLLM,
+    Wire.VLLM_GENERATE,
+    Wire.CHAT_IDS,
+    Wire.CHAT_LOGPROBS,
+    Wire.TEXT,
+    Wire.CHAT,
+]
 PROVENANCE = {Wire.CHAT_LOGPROBS: Provenance.FROM_LOGPROBS, Wire.TEXT: Provenance.RETOKENIZED} | {
     Wire.CHAT: Provenance.RETOKENIZED
 }
@@ -83,7 +92,7 @@ async def test_bypassing_is_a_plain_chat_that_is_labelled_so():
     assert {span.provenance for span in result.trajectory_data.spans} == {Provenance.RETOKENIZED}
 
 
-@pytest.mark.parametrize("wire", [Wire.LLAMA_CPP, Wire.VLLM])
+@pytest.mark.parametrize("wire", [Wire.LLAMA_CPP, Wire.SGLANG, Wire.VLLM, Wire.VLLM_GENERATE])
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

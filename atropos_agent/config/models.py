@@ -85,7 +85,19 @@ class PolicyConfig(BaseModel):
     api_key: SecretStr | None = None
     tokenizer: str | None = None
     """A folder or a hub name; None is `model`."""
-    wire: Literal["llama.cpp", "vllm", "chat+ids", "chat+logprobs", "text", "chat"] | None = None
+    wire: (
+        Literal[
+            "llama.cpp",
+            "sglang",
+            "vllm",
+            "vllm-generate",
+            "chat+ids",
+            "chat+logprobs",
+            "text",
+            "chat",
+        ]
+        | None
+    ) = None
     """The request shape; None asks the server once and takes the best it really answers."""
     max_concurrency: int = Field(default=256, gt=0)
     connect_timeout_s: float = Field(default=3.0, gt=0)

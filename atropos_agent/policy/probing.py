@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +16,18 @@ from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import (
     ChatFormat,
     LlamaCppFormat,
+    SglangFormat,
     TextFormat,
     VllmFormat,
+    VllmGenerateFormat,
     WireFormat,
+    chat,
     common,
+    llama_cpp,
+    sglang,
     vllm,
+    vllm_generate,
 )
-from atropos_agent.policy.wires import chat as chat_wire
 from atropos_agent.policy.wires.common import Asked, Payload
 from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
@@ -34,6 +39,7 @@ ONE_TOKEN = SamplingParams(max_tokens=1, seed=1)
 ALTERNATIVES = 5
 SAME_LOGPROB = 1e-2
 SHARP = SamplingParams(temperature=0.25, max_tokens=1, seed=1)
+NARROW = SamplingParams(top_p=1e-6, max_tokens=1, seed=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,9 @@ def _candidates(model: str, wire: Wire | None) -> Iterator[WireFormat]:
     """Best first; each OpenAI shape first with the parameters that vLLM and llama.cpp add, then bare."""
     shapes: dict[Wire, tuple[WireFormat, ...]] = {
         Wire.LLAMA_CPP: (LlamaCppFormat(model),),
+        Wire.SGLANG: tuple(SglangFormat(model, seeded=seeded) for seeded in (True, False)),
         Wire.VLLM: (VllmFormat(model),),
+        Wire.VLLM_GENERATE: (VllmGenerateFormat(model),),
         Wire.CHAT_IDS: (ChatFormat(model, Wire.CHAT_IDS),),
         Wire.CHAT_LOGPROBS: tuple(ChatFormat(model, Wire.CHAT_LOGPROBS, extended=e) for e in (True, False)),
         Wire.TEXT: tuple(TextFormat(model, extended=e) for e in (True, False)),
@@ -176,37 +184,46 @@ async def _described(
         server=served.owner or "unknown",
         context_length=served.context_length,
     )
+    if isinstance(found, _TellsLogprobs) and found.wire.gives_ids:
+        mode, truncation_shows = await _logprob_mode(transport, replace(found, alternatives=ALTERNATIVES))
+        found = replace(found, logprob_mode=mode, truncation_shows=truncation_shows)
+        capabilities = replace(capabilities, logprob_mode=mode)
     if isinstance(found, LlamaCppFormat):
-        capabilities = replace(capabilities, server="llama.cpp", logprob_mode=LogprobMode.RAW)
-        return found, await _with_props(transport, capabilities)
-    if isinstance(found, VllmFormat):
-        mode = await _logprob_mode(transport, replace(found, alternatives=ALTERNATIVES), vllm.top_logprobs)
-        return replace(found, logprob_mode=mode), replace(capabilities, logprob_mode=mode)
-    if isinstance(found, ChatFormat) and found.wire.gives_ids:
-        wide = replace(found, alternatives=ALTERNATIVES)
-        mode = await _logprob_mode(transport, wide, chat_wire.top_logprobs)
-        return replace(found, logprob_mode=mode), replace(capabilities, logprob_mode=mode)
+        return found, await _with_props(transport, replace(capabilities, server="llama.cpp"))
     return found, capabilities
 
 
-async def _logprob_mode(
-    transport: Transport, wide: WireFormat, alternatives: Callable[[Payload], dict[str, float]]
-) -> LogprobMode:
-    """RAW where temperature leaves the alternatives of one position as they are, else PROCESSED."""
-    seen: list[dict[str, float]] = []
-    for sampling in (ONE_TOKEN, SHARP):
-        reply = await _tried(transport, wide, sampling)
-        try:
-            seen.append(alternatives(decoded(reply, transport.origin + wide.path, model=_model_of(wide))))
-        except (MalformedReply, ServerRefused) as error:
-            logger.warning("logprob mode unknown: %s", error)
-            return LogprobMode.UNKNOWN
-    plain, sharp = seen
-    common_tokens = plain.keys() & sharp.keys()
-    if any(abs(plain[token] - sharp[token]) > SAME_LOGPROB for token in common_tokens):
-        return LogprobMode.PROCESSED
-    tells = len(common_tokens) > 1 and max(plain.values()) < -SAME_LOGPROB
-    return LogprobMode.RAW if tells else LogprobMode.UNKNOWN
+_TellsLogprobs = LlamaCppFormat | SglangFormat | VllmFormat | VllmGenerateFormat | ChatFormat
+_ALTERNATIVES: Mapping[type, Callable[[Payload], dict[str, float]]] = {
+    LlamaCppFormat: llama_cpp.top_logprobs,
+    SglangFormat: sglang.top_logprobs,
+    VllmFormat: vllm.top_logprobs,
+    VllmGenerateFormat: vllm_generate.top_logprobs,
+    ChatFormat: chat.top_logprobs,
+}
+
+
+async def _logprob_mode(transport: Transport, wide: WireFormat) -> tuple[LogprobMode, bool]:
+    """RAW where temperature leaves the alternatives of one position as they are, else PROCESSED; and whether
+    truncation of the distribution shows in them too."""
+    try:
+        plain, sharp = [await _alternatives(transport, wide, sampling) for sampling in (ONE_TOKEN, SHARP)]
+        common_tokens = plain.keys() & sharp.keys()
+        tells = len(common_tokens) > 1 and max(plain.values()) < -SAME_LOGPROB
+        if not any(abs(plain[token] - sharp[token]) > SAME_LOGPROB for token in common_tokens):
+            return LogprobMode.RAW if tells else LogprobMode.UNKNOWN, False
+        narrow = await _alternatives(transport, wide, NARROW)
+    except (MalformedReply, ServerRefused) as error:
+        logger.warning("logprob mode unknown: %s", error)
+        return LogprobMode.UNKNOWN, False
+    return LogprobMode.PROCESSED, tells and max(narrow.values(), default=-1.0) >= -SAME_LOGPROB
+
+
+async def _alternatives(transport: Transport, wide: WireFormat, sampling: SamplingParams) -> dict[str, float]:
+    """The likeliest tokens of the first position, with their logprobs."""
+    reply = await _tried(transport, wide, sampling)
+    url = transport.origin + wide.path
+    return _ALTERNATIVES[type(wide)](decoded(reply, url, model=_model_of(wide)))
 
 
 async def _with_props(transport: Transport, capabilities: Capabilities) -> Capabilities:

@@ -18,7 +18,9 @@ class Wire(StrEnum):
 
     IN_PROCESS = "in-process"
     LLAMA_CPP = "llama.cpp"
+    SGLANG = "sglang"
     VLLM = "vllm"
+    VLLM_GENERATE = "vllm-generate"
     CHAT_IDS = "chat+ids"
     CHAT_LOGPROBS = "chat+logprobs"
     TEXT = "text"
@@ -27,7 +29,7 @@ class Wire(StrEnum):
     @property
     def takes_ids(self) -> bool:
         """True where the prompt goes out as token ids (tier 1: token in, token out)."""
-        return self in (Wire.IN_PROCESS, Wire.LLAMA_CPP, Wire.VLLM)
+        return self in (Wire.IN_PROCESS, Wire.LLAMA_CPP, Wire.SGLANG, Wire.VLLM, Wire.VLLM_GENERATE)
 
     @property
     def takes_text(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,17 +103,24 @@ def sampled(reply: FakeReply, codec: Codec, stop_id: int | None, max_tokens: int
     return Sampled(ids, [float(value) for value in given], pieces, text, reason)
 
 
-def native(done: Sampled, model: str, fault: Fault | None) -> Object:
-    """llama.cpp's `/completion`."""
-    stop = "eos" if done.finish_reason is FinishReason.STOP else "limit"
-    probabilities: list[Object] = [
-        {"id": int(i), "token": "", "bytes": list(piece), "logprob": value, "top_logprobs": []}
+def native(
+    done: Sampled, model: str, fault: Fault | None, *, sharpness: float = 1.0, probabilities: bool = False
+) -> Object:
+    """llama.cpp's `/completion`; with the probabilities after sampling where those were asked for."""
+    alternatives = enumerate(_tops(sharpness).values())
+    tops: list[Object] = [{"id": token, "logprob": value} for token, value in alternatives]
+    entries: list[Object] = [
+        {"id": int(i), "token": "", "bytes": list(piece), "logprob": value, "top_logprobs": tops}
         for i, piece, value in zip(done.ids, done.pieces, spoilt(done.logprobs, fault), strict=False)
     ]
+    if probabilities:
+        after: list[object] = [_after_sampling(top) for top in tops]
+        entries = [{**_after_sampling(entry), "top_probs": after} for entry in entries]
+    stop = "eos" if done.finish_reason is FinishReason.STOP else "limit"
     body: Object = {
         "content": None if fault is Fault.NULL_CONTENT else done.text,
         "tokens": done.ids.tolist(),
-        "completion_probabilities": probabilities,
+        "completion_probabilities": entries,
         "stop_type": None if fault is Fault.NO_FINISH_REASON else stop,
         "truncated": False,
         "model": model,
@@ -122,8 +130,54 @@ def native(done: Sampled, model: str, fault: Fault | None) -> Object:
     if fault is Fault.MISSING_IDS:
         del body["tokens"]
     if fault is Fault.MISSING_LOGPROB:
-        probabilities[-1]["id"] = -1  # leaving one out is legal here: it means broken UTF-8
+        entries[-1]["id"] = -1  # leaving one out is legal here: it means broken UTF-8
     return body
+
+
+def _after_sampling(entry: Object) -> Object:
+    """An entry with its probability in place of its logprob."""
+    value = entry["logprob"]
+    probability = math.exp(value) if isinstance(value, float) else None
+    kept = {name: entry[name] for name in entry if name not in ("logprob", "top_logprobs")}
+    return {**kept, "prob": probability}
+
+
+def sglang(done: Sampled, fault: Fault | None, *, sharpness: float) -> Object:
+    """SGLang's `/generate`."""
+    values = spoilt(done.logprobs, fault)
+    entries = [[value, int(i), None] for i, value in zip(done.ids, values, strict=False)]
+    tops = [[value, token, None] for token, value in enumerate(_tops(sharpness).values())]
+    kind: Object = {"type": _reason(done, fault)}
+    kind |= {"length": len(done.ids)} if done.finish_reason is FinishReason.LENGTH else {"matched": 0}
+    meta: Object = {
+        "id": "fake",
+        "finish_reason": None if fault is Fault.NO_FINISH_REASON else kind,
+        "prompt_tokens": PROMPT_COUNT,
+        "completion_tokens": len(done.ids) + (fault is Fault.WRONG_COMPLETION_USAGE),
+        "weight_version": "default",
+        "output_token_logprobs": None if fault is Fault.MISSING_IDS else entries,
+        "output_top_logprobs": [tops],
+    }
+    text = None if fault is Fault.NULL_CONTENT else done.text
+    return {"text": text, "output_ids": done.ids.tolist(), "meta_info": meta}
+
+
+def generate(done: Sampled, model: str, fault: Fault | None, *, sharpness: float) -> Object:
+    """vLLM's `/inference/v1/generate`."""
+    tops = [{"token_id": token, "logprob": value} for token, value in enumerate(_tops(sharpness).values())]
+    values = spoilt(done.logprobs, fault)
+    entries = [
+        {"token_id": int(i), "logprob": value, "top_logprobs": tops}
+        for i, value in zip(done.ids, values, strict=False)
+    ]
+    choice: Object = {
+        "index": 0,
+        "token_ids": None if fault is Fault.MISSING_IDS else done.ids.tolist(),
+        "logprobs": {"content": entries},
+        "finish_reason": _reason(done, fault),
+    }
+    versions = [{"version": "1", "start": 0, "end": len(done.ids)}]
+    return {**_openai(choice, done, model, fault), "weight_versions": versions}
 
 
 def classic(done: Sampled, model: str, fault: Fault | None, *, ids: bool, sharpness: float) -> Object:
@@ -178,7 +232,7 @@ def chat(
 def encoded(body: Object, fault: Fault | None) -> tuple[bytes, bytes]:
     """The JSON before and after the number of prompt tokens."""
     if fault is Fault.EMPTY_CHOICES:
-        body = {**body, "choices": []} if "choices" in body else {"model": body["model"]}
+        body = {**body, "choices": []} if "choices" in body else {"model": "fake"}
     head, _, tail = orjson.dumps(body).partition(b'"%b"' % PROMPT_COUNT.encode())
     return head, tail
 
@@ -194,6 +248,9 @@ def _reason(done: Sampled, fault: Fault | None) -> str | None:
 
 
 def _tops(sharpness: float) -> dict[str, float]:
+    """The alternatives of every position; of one that is infinitely sharp only the first is left."""
+    if sharpness == math.inf:
+        return {"token_id:0": 0.0}
     return {"token_id:0": -0.75 * sharpness, "token_id:1": -1.5 * sharpness}
 
 

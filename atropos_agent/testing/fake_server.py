@@ -7,6 +7,7 @@ In a test: `async with FakeServer(script) as server: HttpPolicy(server.url)`. As
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -27,12 +28,13 @@ ServerScript: TypeAlias = "Callable[[FakeAsk], str | FakeReply | Fault]"
 Render: TypeAlias = "Callable[[Sequence[Message]], str]"
 
 MODEL = "fake-model"
+OWNERS = {Wire.VLLM: "vllm", Wire.VLLM_GENERATE: "vllm", Wire.SGLANG: "sglang"}
 CONTEXT_LENGTH = 32768
 LARGEST_CACHE = 4096
 _SESSION = re.compile(rb"(?i)\r\nx-session-id: *([^\r]*)")
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
-_MAX_TOKENS = re.compile(rb'"(?:max_tokens|n_predict|max_completion_tokens)": ?(-?\d+)')
-_ID_PROMPT = re.compile(rb'"prompt": ?\[')
+_MAX_TOKENS = re.compile(rb'"(?:max_tokens|n_predict|max_completion_tokens|max_new_tokens)": ?(-?\d+)')
+_ID_PROMPT = re.compile(rb'"(?:prompt|input_ids|token_ids)": ?\[')
 
 
 class FakeAsk:
@@ -54,8 +56,8 @@ class FakeAsk:
     @property
     def prompt_ids(self) -> list[int] | None:
         """The prompt, where it came as ids."""
-        prompt = self.payload.get("prompt")
-        return prompt if isinstance(prompt, list) else None
+        prompts = [self.payload.get(name) for name in ("prompt", "input_ids", "token_ids")]
+        return next((prompt for prompt in prompts if isinstance(prompt, list)), None)
 
     @property
     def messages(self) -> list[Message]:
@@ -235,15 +237,28 @@ class FakeServer:
         self, ask: FakeAsk, reply: FakeReply, prompt_ids: list[int] | None, fault: Fault | None
     ) -> answers.Object:
         done = answers.sampled(reply, self.codec, self.stop_id, ask.max_tokens)
-        sharpness = 1 / float(str(ask.payload["temperature"])) if self._processed else 1.0
+        sharpness = self._sharpness(ask) if self._processed else 1.0
         if ask.path == "/completion":
-            return answers.native(done, self.model, fault)
+            after = self._processed and ask.payload.get("post_sampling_probs") is True
+            return answers.native(done, self.model, fault, sharpness=sharpness, probabilities=after)
+        if ask.path == "/generate":
+            return answers.sglang(done, fault, sharpness=sharpness)
+        if ask.path == "/inference/v1/generate":
+            return answers.generate(done, self.model, fault, sharpness=sharpness)
         if ask.path == "/v1/completions":
             return answers.classic(done, self.model, fault, ids=self.wire is Wire.VLLM, sharpness=sharpness)
         with_ids = self.wire in (Wire.VLLM, Wire.CHAT_IDS) and b'"return_token_ids":' in ask.body
         speaks = self.wire if b'"logprobs":' in ask.body and self.wire is not Wire.TEXT else Wire.CHAT
         shown_ids = prompt_ids if with_ids else None
         return answers.chat(done, self.model, fault, wire=speaks, prompt_ids=shown_ids, sharpness=sharpness)
+
+    def _sharpness(self, ask: FakeAsk) -> float:
+        """How much likelier the likeliest token is after sampling; SGLang does not reckon with truncation."""
+        asked = ask.payload.get("sampling_params", ask.payload)
+        assert isinstance(asked, dict)
+        if asked["top_p"] < 0.5 and self.wire is not Wire.SGLANG:
+            return math.inf
+        return 1 / float(asked["temperature"])
 
     def _rendered_ids(self, ask: FakeAsk) -> list[int]:
         return [int(i) for i in self.codec.encode(self._render(ask.messages))]
@@ -255,6 +270,10 @@ class FakeServer:
         chat, text, native = "/v1/chat/completions", "/v1/completions", "/completion"
         if self.wire is Wire.LLAMA_CPP:
             return (native, text, chat)
+        if self.wire is Wire.SGLANG:
+            return ("/generate", chat)
+        if self.wire is Wire.VLLM_GENERATE:
+            return ("/inference/v1/generate", chat)
         return (text, chat) if self.wire in (Wire.VLLM, Wire.TEXT) else (chat,)
 
     def _fixed(self, path: str, body: bytes) -> answers.Object | None:
@@ -263,8 +282,8 @@ class FakeServer:
             entry: answers.Object = {"id": self.model, "object": "model"}
             if llama:
                 entry |= {"owned_by": "llamacpp", "meta": {"n_ctx": self.context_length}}
-            elif self.wire is Wire.VLLM:
-                entry |= {"owned_by": "vllm", "max_model_len": self.context_length}
+            elif self.wire in OWNERS:
+                entry |= {"owned_by": OWNERS[self.wire], "max_model_len": self.context_length}
             return {"object": "list", "data": [entry]}
         if path == "/health":
             return {"status": "ok"}

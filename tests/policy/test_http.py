@@ -22,7 +22,15 @@ from tests.completions import ids_of, logprobs_of
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
 CHAT = {"choices": [{"message": {"content": "squeezed"}, "finish_reason": "stop"}]}
-SERVER_WIRES = (Wire.LLAMA_CPP, Wire.VLLM, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.TEXT, Wire.CHAT)
+SERVER_WIRES = (
+    Wire.LLAMA_CPP,
+    Wire.SGLANG,
+    Wire.VLLM,
+    Wire.CHAT_IDS,
+    Wire.CHAT_LOGPROBS,
+    Wire.TEXT,
+    Wire.CHAT,
+)
 
 
 def answers(text: str):
@@ -46,7 +54,7 @@ async def test_the_best_wire_is_found_by_the_answers(wire):
     assert capabilities.logprob_mode is (LogprobMode.RAW if wire.gives_ids else LogprobMode.UNKNOWN)
 
 
-@pytest.mark.parametrize("wire", [Wire.LLAMA_CPP, Wire.VLLM, Wire.CHAT_IDS])
+@pytest.mark.parametrize("wire", [Wire.LLAMA_CPP, Wire.SGLANG, Wire.VLLM, Wire.VLLM_GENERATE, Wire.CHAT_IDS])
 async def test_ids_come_back_as_the_server_sampled_them(wire, prompt):
     async with FakeServer(answers("hé!"), wire=wire) as server, HttpPolicy(server.url) as policy:
         completion = await policy.complete(prompt, SAMPLING, request=STEP)

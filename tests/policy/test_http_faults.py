@@ -17,7 +17,7 @@ from atropos_agent.trajectory import SamplingParams
 
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
-ID_WIRES = (Wire.LLAMA_CPP, Wire.VLLM)
+ID_WIRES = (Wire.LLAMA_CPP, Wire.SGLANG, Wire.VLLM)
 TOKEN_WIRES = (*ID_WIRES, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS)
 ALL_WIRES = (*TOKEN_WIRES, Wire.TEXT, Wire.CHAT)
 

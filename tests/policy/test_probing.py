@@ -20,7 +20,7 @@ from atropos_agent.trajectory import SamplingParams
 SAMPLING = SamplingParams(max_tokens=20)
 
 
-@pytest.mark.parametrize("wire", [Wire.VLLM, Wire.LLAMA_CPP])
+@pytest.mark.parametrize("wire", [Wire.VLLM, Wire.VLLM_GENERATE, Wire.SGLANG, Wire.LLAMA_CPP])
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

@@ -21,6 +21,7 @@ class ChatFormat:
     model: str
     wire: Wire = Wire.CHAT
     logprob_mode: LogprobMode = LogprobMode.UNKNOWN
+    truncation_shows: bool = False
     extended: bool = True
     alternatives: int = 0
     path = "/v1/chat/completions"
@@ -80,7 +81,7 @@ class ChatFormat:
             logprobs=common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob"),
             provenance=Provenance.SAMPLED,
             logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=self.logprob_mode,
+            logprob_mode=common.mode_of(self.logprob_mode, plain.sampling, self.truncation_shows),
         )
 
     def _from_entries(self, plain: Completion, choice: Payload) -> Completion:
@@ -110,7 +111,7 @@ class ChatFormat:
             logprobs=logprobs,
             provenance=Provenance.FROM_LOGPROBS,
             logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=self.logprob_mode,
+            logprob_mode=common.mode_of(self.logprob_mode, plain.sampling, self.truncation_shows),
         )
 
 

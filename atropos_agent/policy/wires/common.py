@@ -10,7 +10,15 @@ import numpy as np
 
 from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt, Wire
-from atropos_agent.trajectory import Completion, FinishReason, Logprobs, SamplingParams, Timings, TokenIds
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobMode,
+    Logprobs,
+    SamplingParams,
+    Timings,
+    TokenIds,
+)
 
 Payload: TypeAlias = Mapping[str, object]
 
@@ -73,6 +81,16 @@ def openai_sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, ob
         asked["repetition_penalty"] = 1.0
         asked["min_tokens"] = 0
     return asked
+
+
+def mode_of(found: LogprobMode, sampling: SamplingParams, truncation_shows: bool) -> LogprobMode:
+    """The mode of one completion's logprobs where the server's was `found`.
+
+    Some servers reckon with the temperature only (SGLang): what they tell of a truncated distribution is
+    neither raw nor that of the distribution sampled from.
+    """
+    blind = found is LogprobMode.PROCESSED and not truncation_shows
+    return LogprobMode.UNKNOWN if blind and sampling.truncates else found
 
 
 def mapping(value: object, where: str) -> Payload:

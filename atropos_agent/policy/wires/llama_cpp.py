@@ -6,6 +6,7 @@ all, and only their entry in `completion_probabilities` is missing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,6 @@ NEUTRAL = orjson.dumps(
         "stream": False,
         "cache_prompt": True,
         "return_tokens": True,
-        "n_probs": 1,
-        "post_sampling_probs": False,
         "response_fields": ANSWER_FIELDS,
     }
 )[1:]
@@ -64,9 +63,16 @@ NEUTRAL = orjson.dumps(
 
 @dataclass(frozen=True, slots=True)
 class LlamaCppFormat:
-    """`POST /completion` with `return_tokens` and `n_probs`."""
+    """`POST /completion` with `return_tokens` and `n_probs`.
+
+    Logprobs are the model's own unless the probabilities after sampling are asked for, as is done wherever
+    the two differ.
+    """
 
     model: str
+    logprob_mode: LogprobMode = LogprobMode.UNKNOWN
+    truncation_shows: bool = False
+    alternatives: int = 1
     wire = Wire.LLAMA_CPP
     path = "/completion"
 
@@ -79,6 +85,8 @@ class LlamaCppFormat:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
+            "n_probs": self.alternatives,
+            "post_sampling_probs": not sampling.is_neutral,
         }
         if sampling.seed is not None:
             asked["seed"] = sampling.seed % SEED_LIMIT
@@ -104,7 +112,7 @@ class LlamaCppFormat:
             finish_reason=common.finish_reason(payload.get("stop_type"), "stop_type"),
             provenance=Provenance.SAMPLED,
             logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=LogprobMode.RAW,
+            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
             usage_prompt_tokens=evaluated,
             usage_completion_tokens=predicted,
             sampling=asked.sampling,
@@ -112,6 +120,26 @@ class LlamaCppFormat:
             model=model if isinstance(model, str) else self.model,
             notes=("context_full",) if payload.get("truncated") is True else (),
         )
+
+
+def top_logprobs(payload: Payload) -> dict[str, float]:
+    """The alternatives at the first sampled position, by token id."""
+    where = "completion_probabilities"
+    first = common.entries(payload.get(where), where)[:1]
+    found = common.mapping(first[0] if first else None, f"{where}[0]")
+    top = common.entries(found.get("top_logprobs", found.get("top_probs")), f"{where}[0].top_logprobs")
+    named = [common.mapping(entry, "top_logprobs[]") for entry in top]
+    return {str(entry.get("id")): value for entry in named if isinstance(value := _logprob(entry), float)}
+
+
+def _logprob(entry: Payload) -> object:
+    """The logprob of an entry; the logarithm of its probability where that was asked for."""
+    if "prob" not in entry:
+        return entry["logprob"]
+    probability = entry["prob"]
+    if not isinstance(probability, float | int) or not 0.0 < probability <= 1.0 + common.ROUNDING:
+        raise MalformedReply(f"completion_probabilities has the probability {probability!r}")
+    return math.log(probability)
 
 
 def _aligned(ids: TokenIds, probabilities: list[Payload]) -> Logprobs:
@@ -122,7 +150,7 @@ def _aligned(ids: TokenIds, probabilities: list[Payload]) -> Logprobs:
     """
     try:
         named = [entry["id"] for entry in probabilities]
-        listed = [entry["logprob"] for entry in probabilities]
+        listed = [_logprob(entry) for entry in probabilities]
     except (KeyError, TypeError):
         raise MalformedReply("completion_probabilities has an entry without id or logprob") from None
     given = common.logprobs(listed, "completion_probabilities.logprob")

@@ -18,6 +18,7 @@ class VllmFormat:
 
     model: str
     logprob_mode: LogprobMode = LogprobMode.UNKNOWN
+    truncation_shows: bool = False
     alternatives: int = 0
     wire = Wire.VLLM
     path = "/v1/completions"
@@ -55,7 +56,7 @@ class VllmFormat:
             finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
             provenance=Provenance.SAMPLED,
             logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=self.logprob_mode,
+            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
             usage_prompt_tokens=prompt_tokens,
             usage_completion_tokens=completion_tokens,
             sampling=asked.sampling,

@@ -1,0 +1,101 @@
+"""vLLM's token-in, token-out `/inference/v1/generate`; it also names the version of the weights.
+
+Only there where the server was started with `--enable-scale-out`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from atropos_agent.policy.protocol import Prompt, Wire
+from atropos_agent.policy.wires import common
+from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.trajectory import Completion, LogprobMode, LogprobProvenance, Provenance, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class VllmGenerateFormat:
+    """`POST /inference/v1/generate`: no text goes out or comes back."""
+
+    model: str
+    logprob_mode: LogprobMode = LogprobMode.UNKNOWN
+    truncation_shows: bool = False
+    alternatives: int = 0
+    wire = Wire.VLLM_GENERATE
+    path = "/inference/v1/generate"
+
+    def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
+        """The request; without `max_tokens` the server goes up to the context length."""
+        asked: dict[str, object] = {
+            "n": 1,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k if sampling.top_k > 0 else -1,
+            "min_p": sampling.min_p,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "min_tokens": 0,
+            "logprobs": self.alternatives,
+            "skip_special_tokens": False,
+        }
+        if sampling.max_tokens is not None:
+            asked["max_tokens"] = sampling.max_tokens
+        if sampling.seed is not None:
+            asked["seed"] = sampling.seed
+        rest = {"model": self.model, "sampling_params": asked, "stream": False}
+        return b'{"token_ids":[%b],%b' % (prompt.encoded_ids, orjson.dumps(rest)[1:])
+
+    def read(self, payload: Payload, asked: Asked) -> Completion:
+        """The completion without a text; a sampled stop token is among its ids."""
+        choice = common.first_choice(payload)
+        ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
+        listed = _entries(choice)
+        common.require_count(len(listed), len(ids), "logprobs", "sampled ids")
+        prompt_tokens, completion_tokens = common.usage_counts(
+            payload, prompt=asked.prompt_tokens, completion=len(ids)
+        )
+        return Completion(
+            text="",
+            token_ids=ids,
+            logprobs=common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob"),
+            finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
+            provenance=Provenance.SAMPLED,
+            logprob_provenance=LogprobProvenance.SAMPLED,
+            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
+            usage_prompt_tokens=prompt_tokens,
+            usage_completion_tokens=completion_tokens,
+            sampling=asked.sampling,
+            timings=asked.timings,
+            model=self.model,
+            weight_version=_weight_version(payload),
+        )
+
+
+def top_logprobs(payload: Payload) -> dict[str, float]:
+    """The alternatives at the first sampled position, by token id."""
+    listed = _entries(common.first_choice(payload))
+    found = common.entries(listed[0].get("top_logprobs") if listed else None, "top_logprobs")
+    named = [common.mapping(entry, "top_logprobs[]") for entry in found]
+    return {
+        str(entry.get("token_id")): value
+        for entry in named
+        if isinstance(value := entry.get("logprob"), float)
+    }
+
+
+def _entries(choice: Payload) -> list[Payload]:
+    found = common.mapping(choice.get("logprobs"), "choices[0].logprobs")
+    listed = common.entries(found.get("content"), "choices[0].logprobs.content")
+    return [common.mapping(entry, "choices[0].logprobs.content[]") for entry in listed]
+
+
+def _weight_version(payload: Payload) -> str | None:
+    """The version that the last token was sampled from; None where the server names none."""
+    versions = payload.get("weight_versions")
+    if not isinstance(versions, list) or not versions:
+        return None
+    last = common.mapping(versions[-1], "weight_versions[-1]").get("version")
+    return None if last is None else str(last)
