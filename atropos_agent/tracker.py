@@ -35,11 +35,18 @@ def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Complet
 
     Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
     tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
-    completion that ended by itself. Without a renderer nothing is rebuilt.
+    completion that ended by itself. Without a renderer nothing is rebuilt. Raises MalformedReply for ids
+    that cannot have been sampled: none of the vocabulary, or an end of turn after the end of the turn.
     """
     if renderer is None:
         return completion
     _require_known(completion, renderer)
+    resolved = _resolved(completion, renderer)
+    _require_one_end(resolved, renderer)
+    return resolved
+
+
+def _resolved(completion: Completion, renderer: Renderer) -> Completion:
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
         text = renderer.decode_completion(completion.token_ids)
         if text == completion.text:
@@ -59,6 +66,19 @@ def _require_known(completion: Completion, renderer: Renderer) -> None:
         raise MalformedReply(
             f"the server sampled token ids {ids.min()} to {ids.max()}, the tokenizer knows 0 to {size - 1}; "
             "is it the tokenizer of this model?"
+        )
+
+
+def _require_one_end(completion: Completion, renderer: Renderer) -> None:
+    """A server stops at a stop id: two of them at the end of a turn that ended by itself were not sampled."""
+    ids = completion.token_ids
+    if completion.finish_reason is not FinishReason.STOP or ids is None or len(ids) < 2:
+        return
+    before, last = ids[-2:].tolist()
+    if before in renderer.stop_ids and last in renderer.stop_ids:
+        raise MalformedReply(
+            f"the sampled ids end with {before}, {last}: a doubled end of turn; the server, or something "
+            "before it, adds the end itself"
         )
 
 
@@ -88,10 +108,14 @@ def _retokenize(completion: Completion, renderer: Renderer) -> Completion:
         notes += ("entries_do_not_spell_text",)
     if renderer.decode(ids) != completion.text:
         notes += ("round_trip_differs",)
-    if completion.finish_reason is FinishReason.STOP:
+    text = completion.text
+    if len(ids) and int(ids[-1]) in renderer.stop_ids:
+        text = renderer.decode_completion(ids)  # the server left the end of the turn in its text
+    elif completion.finish_reason is FinishReason.STOP:
         ids = np.concatenate([ids, renderer.certificate.close_ids])
     return replace(
         completion,
+        text=text,
         token_ids=ids,
         token_bytes=None,
         logprobs=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
-import orjson
 
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing.codecs import Codec
@@ -42,6 +42,8 @@ class Fault(StrEnum):
     NULL_LOGPROB = "null logprob"
     SENTINEL_LOGPROB = "sentinel logprob"
     POSITIVE_LOGPROB = "positive logprob"
+    NAN_LOGPROB = "NaN logprob"
+    DOUBLED_END = "doubled end of turn"
     WRONG_PROMPT_USAGE = "wrong prompt usage"
     WRONG_COMPLETION_USAGE = "wrong completion usage"
     NO_FINISH_REASON = "no finish reason"
@@ -87,13 +89,17 @@ class Sampled:
     finish_reason: FinishReason
 
 
-def sampled(reply: FakeReply, codec: Codec, stop_id: int | None, max_tokens: int | None) -> Sampled:
+def sampled(
+    reply: FakeReply, codec: Codec, stop_id: int | None, max_tokens: int | None, fault: Fault | None = None
+) -> Sampled:
     """Encode a scripted reply, end it with the stop token, cut it at `max_tokens`."""
     encoded = codec.encode(reply.text) if reply.token_ids is None else reply.token_ids
     ids = np.asarray(encoded, np.int32)
     reason, text = reply.finish_reason, reply.text
     if reply.token_ids is None and reason is FinishReason.STOP and stop_id is not None:
-        ids = np.append(ids, np.int32(stop_id))
+        ends = 2 if fault is Fault.DOUBLED_END else 1
+        ids = np.append(ids, np.full(ends, stop_id, np.int32))
+        text += codec.decode(ids[-1:]) * (ends - 1)
     if max_tokens is not None and 0 <= max_tokens < len(ids):
         ids, reason = ids[:max_tokens], FinishReason.LENGTH
         text = codec.decode(ids)
@@ -233,7 +239,8 @@ def encoded(body: Object, fault: Fault | None) -> tuple[bytes, bytes]:
     """The JSON before and after the number of prompt tokens."""
     if fault is Fault.EMPTY_CHOICES:
         body = {**body, "choices": []} if "choices" in body else {"model": "fake"}
-    head, _, tail = orjson.dumps(body).partition(b'"%b"' % PROMPT_COUNT.encode())
+    text = json.dumps(body, ensure_ascii=False).encode()  # writes a NaN as some servers do
+    head, _, tail = text.partition(b'"%b"' % PROMPT_COUNT.encode())
     return head, tail
 
 
@@ -259,5 +266,10 @@ def spoilt(values: Sequence[float | None], fault: Fault | None) -> list[float | 
     values = [*values]
     if fault is Fault.MISSING_LOGPROB:
         return values if len(values) < 2 else values[:-1]
-    wrong = {Fault.NULL_LOGPROB: None, Fault.SENTINEL_LOGPROB: -9999.0, Fault.POSITIVE_LOGPROB: 0.7}
+    wrong: dict[Fault, float | None] = {
+        Fault.NULL_LOGPROB: None,
+        Fault.SENTINEL_LOGPROB: -9999.0,
+        Fault.POSITIVE_LOGPROB: 0.7,
+        Fault.NAN_LOGPROB: math.nan,
+    }
     return [*values[:-1], wrong[fault]] if fault is not None and fault in wrong else values

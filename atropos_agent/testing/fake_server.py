@@ -236,7 +236,7 @@ class FakeServer:
     def _body(
         self, ask: FakeAsk, reply: FakeReply, prompt_ids: list[int] | None, fault: Fault | None
     ) -> answers.Object:
-        done = answers.sampled(reply, self.codec, self.stop_id, ask.max_tokens)
+        done = answers.sampled(reply, self.codec, self.stop_id, ask.max_tokens, fault)
         sharpness = self._sharpness(ask) if self._processed else 1.0
         if ask.path == "/completion":
             after = self._processed and ask.payload.get("post_sampling_probs") is True

@@ -21,6 +21,8 @@ from tests.completions import ids_of, logprobs_of
 
 SAMPLING = SamplingParams(max_tokens=50)
 STEP = RequestInfo("rollout-7", 3)
+PROBES = 3
+"""One token; then the likeliest tokens at two temperatures, for the logprob mode."""
 CHAT = {"choices": [{"message": {"content": "squeezed"}, "finish_reason": "stop"}]}
 SERVER_WIRES = (
     Wire.LLAMA_CPP,
@@ -123,7 +125,7 @@ async def test_an_unknown_model_is_named_with_those_served():
 async def test_the_server_is_probed_once_for_many_first_requests(prompt):
     async with FakeServer(answers("ok")) as server, HttpPolicy(server.url) as policy:
         await asyncio.gather(*(policy.complete(prompt, SAMPLING) for _ in range(20)))
-        assert server.requests == 20 + 1
+        assert server.requests == 20 + PROBES
 
 
 async def test_256_requests_slower_than_the_connect_timeout_all_arrive(prompt):
@@ -401,7 +403,7 @@ async def test_a_growing_prompt_is_sent_whole_each_time():
         for turn in range(3):
             prompt.extend(np.array([turn, 300 + turn], np.int32))
             await policy.complete(prompt, SAMPLING, request=STEP)
-        assert [ask.prompt_ids for ask in server.asks[1:]] == [
+        assert [ask.prompt_ids for ask in server.asks[PROBES:]] == [
             [0, 300],
             [0, 300, 1, 301],
             [0, 300, 1, 301, 2, 302],

@@ -7,6 +7,7 @@ from atropos_agent.errors import (
     MalformedReply,
     ModelNotFound,
     ProviderError,
+    RequestTimeout,
     ServerRefused,
     ServerUnreachable,
 )
@@ -22,6 +23,8 @@ TOKEN_WIRES = (*ID_WIRES, Wire.CHAT_IDS, Wire.CHAT_LOGPROBS)
 ALL_WIRES = (*TOKEN_WIRES, Wire.TEXT, Wire.CHAT)
 
 EXPECTED: dict[Fault, tuple[tuple[Wire, ...], type[ProviderError], str]] = {
+    Fault.STALL: (ALL_WIRES, RequestTimeout, "no answer from .* within 0.3 s"),
+    Fault.STALL_MID_BODY: (ALL_WIRES, RequestTimeout, "no answer from .* within 0.3 s"),
     Fault.RESET: (ALL_WIRES, ServerUnreachable, "2 attempts"),
     Fault.CUT_BODY: (ALL_WIRES, MalformedReply, "2 attempts"),
     Fault.BUSY: (ALL_WIRES, ServerRefused, "429.*attempt 2"),
@@ -31,17 +34,23 @@ EXPECTED: dict[Fault, tuple[tuple[Wire, ...], type[ProviderError], str]] = {
     Fault.MODEL_NOT_FOUND: (ALL_WIRES, ModelNotFound, "404"),
     Fault.CONTEXT_OVERFLOW: (ALL_WIRES, ContextOverflow, "context"),
     Fault.HTML: (ALL_WIRES, MalformedReply, "no JSON.*It works"),
-    Fault.EMPTY_CHOICES: (ALL_WIRES, MalformedReply, "choices is empty|tokens is None"),
+    Fault.EMPTY_CHOICES: (ALL_WIRES, MalformedReply, "choices is empty|tokens is None|meta_info is None"),
     Fault.NULL_CONTENT: (ALL_WIRES, MalformedReply, "content|text"),
     Fault.NO_FINISH_REASON: (ALL_WIRES, MalformedReply, "finish_reason|stop_type"),
     Fault.MISSING_IDS: (TOKEN_WIRES, MalformedReply, "tokens|token_ids|logprobs"),
-    Fault.MISSING_LOGPROB: ((*ID_WIRES, Wire.CHAT_IDS), MalformedReply, "logprobs for|probabilit"),
+    Fault.MISSING_LOGPROB: (
+        (*ID_WIRES, Wire.CHAT_IDS),
+        MalformedReply,
+        "logprobs for|probabilit|output_ids differ",
+    ),
     Fault.NULL_LOGPROB: (TOKEN_WIRES, MalformedReply, "is None: not a logprob"),
     Fault.SENTINEL_LOGPROB: (TOKEN_WIRES, MalformedReply, "-9999.0: not a logprob"),
     Fault.POSITIVE_LOGPROB: (TOKEN_WIRES, MalformedReply, "0.7: not a logprob"),
+    Fault.NAN_LOGPROB: (TOKEN_WIRES, MalformedReply, "no JSON"),
     Fault.WRONG_PROMPT_USAGE: ((*ID_WIRES, Wire.CHAT_IDS), MalformedReply, "for 9 prompt ids"),
     Fault.WRONG_COMPLETION_USAGE: ((*ID_WIRES, Wire.CHAT_IDS), MalformedReply, "for 3 sampled ids"),
 }
+LIMITS_S = {Fault.STALL: 0.3, Fault.STALL_MID_BODY: 0.3}
 CASES = [(fault, wire) for fault, (wires, _, _) in EXPECTED.items() for wire in wires]
 
 
@@ -51,7 +60,7 @@ async def test_a_fault_is_a_typed_failure_and_the_next_request_works(fault, wire
     faulty = True
     async with (
         FakeServer(lambda ask: fault if ask.session and faulty else "ok", wire=wire) as server,
-        HttpPolicy(server.url, max_attempts=2) as policy,
+        HttpPolicy(server.url, max_attempts=2, request_timeout_s=LIMITS_S.get(fault)) as policy,
     ):
         with pytest.raises(error_type, match=text) as caught:
             await policy.complete(prompt, SAMPLING, request=STEP)
