@@ -34,9 +34,12 @@ class NumpyOracle:
         highest = logits.max(axis=-1, keepdims=True)
         return logits - highest - np.log(np.exp(logits - highest).sum(axis=-1, keepdims=True))
 
-    def sampled(self, prompt: NDArray[np.int32], sampled: NDArray[np.int32]) -> Array:
+    def sampled(
+        self, prompt: NDArray[np.int32], sampled: NDArray[np.int32], temperature: float = 1.0
+    ) -> Array:
         """The log-probability of each of `sampled` int32[n] where it was sampled, float32[n]."""
-        after = self.logprobs(np.concatenate([prompt, sampled[:-1]]))
+        after = self.logprobs(np.concatenate([prompt, sampled[:-1]])) / np.float32(temperature)
+        after = after - np.log(np.exp(after).sum(axis=-1, keepdims=True))
         return after[len(prompt) - 1 :][np.arange(len(sampled)), sampled]
 
     def _norm(self, values: Array, name: str) -> Array:

@@ -115,7 +115,7 @@ async def test_a_sampled_end_of_turn_is_the_last_id_and_not_in_the_text(server, 
 async def test_what_the_server_can_do_is_found_out(server):
     async with HttpPolicy(server.url + "/v1/") as policy:
         found = await policy.probe()
-    assert (found.wire, found.logprob_mode) == (Wire.LLAMA_CPP, LogprobMode.RAW)
+    assert (found.wire, found.logprob_mode) == (Wire.LLAMA_CPP, LogprobMode.PROCESSED)
     assert (found.context_length, found.model) == (2048, "embedded")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from atropos_agent.policy.embedded import EmbeddedPolicy
 from atropos_agent.policy.protocol import Prompt
-from atropos_agent.trajectory import Completion, SamplingParams
+from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 from tests.completions import ids_of, logprobs_of
 from tests.gguf_f32 import write_f32
 from tests.numpy_oracle import NumpyOracle
@@ -22,7 +22,7 @@ MAX_TOKENS = 64
 LEAST_TOKENS = 5000
 
 
-async def sampled(model: Path) -> list[tuple[np.ndarray, Completion]]:
+async def sampled(model: Path, temperature: float = 1.0) -> list[tuple[np.ndarray, Completion]]:
     """Completions of random prompts of different lengths, sampled together."""
     vocabulary = json.loads((model_folder() / "config.json").read_text())["vocab_size"]
     prompts = [
@@ -35,18 +35,21 @@ async def sampled(model: Path) -> list[tuple[np.ndarray, Completion]]:
         async def one(seed: int) -> Completion:
             prompt = Prompt()
             prompt.extend(prompts[seed])
-            return await policy.complete(prompt, SamplingParams(max_tokens=MAX_TOKENS, seed=seed))
+            sampling = SamplingParams(temperature, max_tokens=MAX_TOKENS, seed=seed)
+            return await policy.complete(prompt, sampling)
 
         completions = await asyncio.gather(*(one(seed) for seed in range(COMPLETIONS)))
     return list(zip(prompts, completions, strict=True))
 
 
-def differences(done: list[tuple[np.ndarray, Completion]]) -> tuple[np.ndarray, int]:
+def differences(
+    done: list[tuple[np.ndarray, Completion]], temperature: float = 1.0
+) -> tuple[np.ndarray, int]:
     """|recorded - recomputed| of every position that has a logprob, and how many have none."""
     oracle = NumpyOracle(model_folder())
     off = []
     for prompt, completion in done:
-        off.append(np.abs(oracle.sampled(prompt, ids_of(completion)) - logprobs_of(completion)))
+        off.append(np.abs(oracle.sampled(prompt, ids_of(completion), temperature) - logprobs_of(completion)))
     joined = np.concatenate(off)
     absent = np.isnan(joined)
     return joined[~absent], int(absent.sum())
@@ -68,6 +71,20 @@ async def test_with_the_shipped_fp16_weights_they_agree_to_fp16_rounding():
     assert absent < 0.1 * len(off)
     assert np.quantile(off, 0.99) <= 5e-3
     assert off.max() <= 5e-2
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+async def test_at_other_temperatures_they_are_those_of_the_distribution_sampled_from(temperature, tmp_path):
+    exact = tmp_path / "model-f32.gguf"
+    write_f32(model_folder() / "model.gguf", exact)
+    done = await sampled(exact, temperature)
+    assert {completion.logprob_mode for _, completion in done} == {LogprobMode.PROCESSED}
+    off, absent = differences(done, temperature)
+    assert len(off) >= LEAST_TOKENS / 2
+    assert absent < 0.1 * len(off)
+    assert np.quantile(off, 0.99) <= 1e-4
+    assert off.max() <= 1e-2
+    assert differences(done)[0].max() > 0.1  # the model's own distribution is another
 
 
 async def test_the_oracle_would_notice_a_wrong_position():
