@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out, warn
@@ -40,7 +40,7 @@ def lint(
     for linter in linters:
         found = _counted(_readable(linter), counts)
         for text in _as_json(found) if as_json else _as_text(found):
-            out.file.write(f"{text}\n")
+            out.file.write(f"{_printable(text)}\n")
     if not as_json:
         _summarise(linters, counts)
     raise typer.Exit(FAILED if counts[Severity.ERROR] else 0)
@@ -78,7 +78,7 @@ def _counted(found: Iterable[Finding], counts: Counter[Severity]) -> Iterator[Fi
 
 def _as_json(found: Iterable[Finding]) -> Iterator[str]:
     for finding in found:
-        yield orjson.dumps(finding.as_json()).decode()
+        yield json.dumps(finding.as_json())  # a file's name may hold what only this one escapes
 
 
 def _as_text(found: Iterable[Finding]) -> Iterator[str]:
@@ -95,9 +95,16 @@ def _as_text(found: Iterable[Finding]) -> Iterator[str]:
             yield f"{file}: {count - SHOWN_PER_CODE} more of {code} ({count} in all)"
 
 
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _summarise(linters: list[Linter], counts: Counter[Severity]) -> None:
     for text in dict.fromkeys(text for linter in linters for text in linter.skipped):
         warn(f"skipped: {text}")
     trajectories = sum(linter.trajectories for linter in linters)
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    out.print(f"{trajectories} trajectories in {len(linters)} files: {errors} errors, {warnings} warnings")
+    out.print(
+        f"trajectories {trajectories}  files {len(linters)}  errors {errors}  warnings {warnings}",
+        highlight=False,
+    )

@@ -68,13 +68,11 @@ class Linter:
         self._keys: set[tuple[str, str]] = set()
         self._drifting: list[Finding] = []
         self._drifted = 0
-        self.lines: int = 0
         self.trajectories: int = 0
 
     def run(self) -> Iterator[Finding]:
         """Every finding, in the order of the file; those about the file as a whole last. Raises OSError."""
         for line in read(self._path):
-            self.lines += 1
             for finding in (*line.findings, *self._line(line)):
                 yield finding.at(self.file, line.number)
         yield from self._sizes.odd(self.file)
@@ -120,25 +118,26 @@ class Linter:
             yield from self._repeated(value)
         for index, item in enumerate(read_in):
             yield from [item] if isinstance(item, Finding) else record.check_rollout(item, index)
-        named: set[str] = set()
+        delivered: set[tuple[str, int]] = set()
         if isinstance(group, dict) and as_group(group) is group:
             taken = yield from self._group(group, line)
             if len(rollouts) == len(read_in):
                 yield from record.check_against_rollouts(group, taken, rollouts)
-            named = {record.rollout_id(group, row) for row in taken}
+            delivered = {record.origin(group, row) for row in taken}
             if value.get("dropped") is None:
                 yield from self._whole(group, line)
         elif group is not None:
             yield Finding("record-malformed", "`group` is neither null nor a group with rows of tokens")
         for index, item in enumerate(read_in):
-            if isinstance(item, Rollout) and item.id not in named:
-                for row in record.rows_of(item, index):
-                    yield from self._row(row, line)
+            if isinstance(item, Rollout):
+                for number, row in enumerate(record.rows_of(item, index)):
+                    if (item.id, number) not in delivered:
+                        yield from self._row(row, line)
 
     def _repeated(self, value: Object) -> Iterator[Finding]:
         key = (str(value.get("item_id")), str(value.get("repetition")))
         if key in self._keys:
-            text = f"item {key[0]}, repetition {key[1]} is recorded twice: it is trained twice"
+            text = f"item {key[0]!r}, repetition {key[1]} is recorded twice: it is trained twice"
             yield Finding("repeated-group", text)
         self._keys.add(key)
 
@@ -177,8 +176,9 @@ class Linter:
         yield from check_logprobs(row)
         if foreign:
             return
-        yield from check_messages(row, self._known)
-        if (at := drift(row, self._known)) is not None:
+        text = self._known.text(row.ids)
+        yield from check_messages(row, self._known, text)
+        if text is not None and (at := drift(row, self._known, text)) is not None:
             self._drifted += 1
             if not self._drifting:
                 text = "do not encode to their own ids again: train on the ids, never on the text"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from atropos_agent.lint.findings import Finding
 from atropos_agent.lint.rows import Row
 from atropos_agent.lint.vocabulary import Vocabulary
@@ -13,8 +11,9 @@ from atropos_agent.lint.vocabulary import Vocabulary
 BROKEN = "\ufffd"
 
 
-def check_messages(row: Row, known: Vocabulary) -> Iterator[Finding]:
-    """Messages that an Atropos API refuses, or that tell of other turns than the tokens."""
+def check_messages(row: Row, known: Vocabulary, spelled: str | None) -> Iterator[Finding]:
+    """Messages that an Atropos API refuses, or that tell of other turns than the tokens, which spell
+    `spelled` (None where that is not known)."""
     messages = row.messages
     if not isinstance(messages, list) or not messages:
         return
@@ -31,7 +30,7 @@ def check_messages(row: Row, known: Vocabulary) -> Iterator[Finding]:
     if row.sequences == 1 and len(said) < (turns := _turns(row, known)):
         text = f"{len(said)} assistant messages for {turns} trained turns"
         yield Finding("messages-mismatch", text, row.index)
-    elif said and isinstance(said[-1], str) and not _is_spelled(said[-1], row, known):
+    elif said and isinstance(said[-1], str) and not _is_in(spelled, said[-1]):
         text = "the last assistant message is not in the decoded tokens: they belong to different rollouts"
         yield Finding("messages-mismatch", text, row.index)
 
@@ -41,7 +40,5 @@ def _turns(row: Row, known: Vocabulary) -> int:
     return sum(int(row.ids[end - 1]) in known.stop_ids for _, end in row.runs)
 
 
-def _is_spelled(content: str, row: Row, known: Vocabulary) -> bool:
-    if known.renderer is None or not content.strip() or BROKEN in content:
-        return True
-    return content.strip() in known.renderer.decode(row.ids.astype(np.int32))
+def _is_in(spelled: str | None, content: str) -> bool:
+    return spelled is None or BROKEN in content or content.strip() in spelled

@@ -27,15 +27,16 @@ class Line:
     findings: tuple[Finding, ...] = ()
 
 
-def read(path: Path) -> Iterator[Line]:
-    """The lines of `path` that are not blank. Raises OSError."""
+def read(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """The lines of `path` that are not blank, up to one that is longer than `max_line_bytes`. Raises
+    OSError."""
     with path.open("rb") as file:
         number = 0
-        while raw := file.readline(MAX_LINE_BYTES):
+        while raw := file.readline(max_line_bytes):
             number += 1
             whole = raw.endswith(b"\n")
-            if not whole and len(raw) == MAX_LINE_BYTES:
-                text = f"longer than {MAX_LINE_BYTES} bytes: what follows is not read"
+            if not whole and len(raw) == max_line_bytes:
+                text = f"longer than {max_line_bytes} bytes: what follows is not read"
                 yield Line(number, None, (Finding("unreadable-line", text),))
                 return
             if raw.strip():

@@ -111,17 +111,17 @@ def check_against_rollouts(
     """Rows of a group that are not those of the rollouts they name."""
     named = {rollout.id: rollout for rollout in rollouts}
     for row in rows:
-        managed = _managed(_at(group.get("overrides"), row.index))
-        rollout = named.get(rollout_id(group, row))
+        name, number = origin(group, row)
+        rollout = named.get(name)
         if rollout is None:
-            text = f"names rollout {managed.get('rollout_id')!r}, which is not on this line"
+            text = f"names rollout {name!r}, which is not on this line"
             yield Finding("group-record-mismatch", text, row.index)
             continue
-        if _at(group.get("scores"), row.index) != rollout.score:
-            text = f"score {_at(group.get('scores'), row.index)!r}, its rollout has {rollout.score!r}"
+        score = _at(group.get("scores"), row.index)
+        if score != rollout.score:
+            text = f"score {score!r}, its rollout has {rollout.score!r}"
             yield Finding("group-record-mismatch", text, row.index)
-        number = managed.get("sequence_index")
-        if isinstance(number, int) and 0 <= number < len(rollout.result.sequences):
+        if 0 <= number < len(rollout.result.sequences):
             masks = np.array(group["masks"][row.index], np.int64)
             yield from _differences(row, masks, rollout.result.sequences[number])
 
@@ -139,10 +139,12 @@ def _differences(row: Row, masks: Ids, sequence: SequenceData) -> Iterator[Findi
         yield Finding("group-record-mismatch", text, row.index, at)
 
 
-def rollout_id(group: Object, row: Row) -> str:
-    """The id of the rollout that a row of `group` was made of, as its `overrides` name it; "" unnamed."""
-    named = _managed(_at(group.get("overrides"), row.index)).get("rollout_id")
-    return named if isinstance(named, str) else ""
+def origin(group: Object, row: Row) -> tuple[str, int]:
+    """The id of the rollout and the number of its sequence that a row of `group` was made of, as its
+    `overrides` tell them; "" and -1 where they do not."""
+    managed = _managed(_at(group.get("overrides"), row.index))
+    named, number = managed.get("rollout_id"), managed.get("sequence_index")
+    return named if isinstance(named, str) else "", number if isinstance(number, int) else -1
 
 
 def _managed(override: object) -> Mapping[str, Any]:

@@ -44,12 +44,12 @@ def check_mask(row: Row) -> Iterator[Finding]:
         yield Finding("everything-trained", text, row.index, 0)
 
 
-def drift(row: Row, known: Vocabulary) -> int | None:
-    """Where encoding the decoded ids first gives other ids; None where it gives the same."""
+def drift(row: Row, known: Vocabulary, text: str) -> int | None:
+    """Where encoding `text`, the decoded ids, first gives other ids; None where it gives the same."""
     if known.renderer is None:
         return None
     ids: TokenIds = row.ids.astype(np.int32)
-    again = known.renderer.encode(known.renderer.decode(ids))
+    again = known.renderer.encode(text)
     if np.array_equal(again, ids):
         return None
     common = min(len(ids), len(again))

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from atropos_agent.errors import AtroposAgentError
+from atropos_agent.lint.rows import Ids
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.renderer import Renderer
 from atropos_agent.rundir import MANIFEST, read_manifest
@@ -28,6 +31,10 @@ class Vocabulary:
         """What `renderer` knows. Its end tokens count where its template ends turns with one."""
         ends_turns = bool(renderer.certificate.stop_ids)
         return cls(renderer, renderer.stop_ids if ends_turns else frozenset())
+
+    def text(self, ids: Ids) -> str | None:
+        """What `ids` int64[n] spell, special tokens kept; None without a tokenizer."""
+        return None if self.renderer is None else self.renderer.decode(ids.astype(np.int32))
 
     def learn(self, rollouts: Iterable[Rollout]) -> None:
         """Take over the one id that all completions of `rollouts` that ended by themselves end with."""

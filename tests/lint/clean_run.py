@@ -8,6 +8,7 @@ from atropos_agent.agent import AtroposAgent
 from atropos_agent.export import scored_group
 from atropos_agent.parser import render_call
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
+from atropos_agent.policy.protocol import Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.rundir import RunDir
 from atropos_agent.testing import FakePolicy, FakeReply
@@ -50,7 +51,13 @@ def scripts_of(group: int, index: int) -> list[str | FakeReply]:
     return [*scripts, FakeReply(f"it is {word}", FinishReason.LENGTH) if cut else f"{word} is done."]
 
 
-async def write_clean_run(path: Path, groups: int, renderer: Renderer) -> None:
+async def write_clean_run(
+    path: Path,
+    groups: int,
+    renderer: Renderer,
+    *,
+    wire: Wire = Wire.IN_PROCESS,
+) -> None:
     """`groups` groups of GROUP_SIZE rollouts, rewards mixed, as `collect` records them."""
     (stop_id,) = renderer.certificate.stop_ids
     manifest = {"config": {"policy": {"kind": "embedded"}}, "identity": {}}
@@ -58,7 +65,7 @@ async def write_clean_run(path: Path, groups: int, renderer: Renderer) -> None:
         for number in range(groups):
             rollouts = []
             for index in range(GROUP_SIZE):
-                policy = FakePolicy(scripts_of(number, index), renderer, stop_id=stop_id)
+                policy = FakePolicy(scripts_of(number, index), renderer, stop_id=stop_id, wire=wire)
                 agent = AtroposAgent(policy, ToolRegistry([Echo()]), None, renderer)
                 result = await agent.run(f"echo group {number}")
                 name = f"item{number}/0/{index}"

@@ -30,7 +30,7 @@ async def test_a_run_directory_is_checked_with_its_own_tokenizer(tmp_path):
     await write_clean_run(tmp_path / "run", 1, shipped_renderer())
     done = lint(tmp_path / "run")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == "8 trajectories in 1 files: 0 errors, 0 warnings\n"
+    assert done.stdout == "trajectories 8  files 1  errors 0  warnings 0\n"
 
 
 async def test_the_unfinished_groups_of_a_run_are_checked_too(tmp_path):
@@ -55,7 +55,7 @@ def test_a_warning_alone_is_exit_0_and_one_line(tmp_path):
     assert done.exit_code == 0
     first, last = done.stdout.splitlines()
     assert first.startswith(f"{path}:1: warning zero-variance: all 2 scores are 1.0")
-    assert last == "2 trajectories in 1 files: 0 errors, 1 warnings"
+    assert last == "trajectories 2  files 1  errors 0  warnings 1"
     assert "skipped: ends of turns: give --tokenizer" in done.stderr
 
 
@@ -81,7 +81,7 @@ def test_a_folder_of_files_is_checked_file_by_file(tmp_path):
     done = lint(tmp_path)
     assert done.exit_code == 1
     assert f"{tmp_path / 'b.jsonl'}:1: trajectory 0: error score-not-finite" in done.stdout
-    assert done.stdout.endswith("4 trajectories in 2 files: 1 errors, 0 warnings\n")
+    assert done.stdout.endswith("trajectories 4  files 2  errors 1  warnings 0\n")
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "empty"])
