@@ -37,15 +37,18 @@ ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "</think>"
 class Certificate:
     """What holds for one chat template, tokenizer and set of template arguments (`key`, their hash).
 
-    `bridge`: what follows an assistant's text does not depend on that text, on the history or on the turn.
-    `history_stable`: a conversation rendered as a whole is what was appended turn by turn; text on every
-    probe, ids wherever the assistant's text joins its prompt canonically. `joint` is canonical where
-    encoding the suffix alone gives the ids it has in context. `close_text` and `close_ids` are what the
-    template writes after an assistant's text up to and including the end of the turn (empty where the next
-    header ends it); `stop_ids` are the ids a policy ends its turn with. `rewrites_observations`: what stands
-    between earlier assistant texts is later shown otherwise. `prompt_in_history`: before a plain text and an
-    observation, the prompt that it answered is shown as it was. `reasons` explains every refusal; each
-    begins with what is refused: bridge, history, joint or shape (a kind of conversation).
+    - `bridge`: what follows an assistant's text does not depend on that text, on the history or on the turn.
+    - `history_stable`: a conversation rendered as a whole is what was appended turn by turn; text on every
+      probe, ids wherever the assistant's text joins its prompt canonically.
+    - `joint`: canonical where encoding the suffix alone gives the ids it has in context.
+    - `close_text`, `close_ids`: what the template writes after an assistant's text up to and including the
+      end of the turn; empty where the next header ends it. `stop_ids`: what a policy ends its turn with.
+    - `rewrites_observations`: what stands between earlier assistant texts is later shown otherwise.
+    - `prompt_in_history`: before a plain text and an observation, the prompt it answered is shown as it was.
+    - `habits`: what the template does of its own accord.
+    - `branching`: where history, rendered anew, begins another training sequence.
+    - `reasons`: every refusal, each beginning with what is refused: bridge, history, joint or shape (a kind
+      of conversation).
     """
 
     key: str

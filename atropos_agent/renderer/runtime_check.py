@@ -72,7 +72,7 @@ def first_missing(
     """
     at = 0
     for index, following in exchanges:
-        text = template.after_sentinel(following, prompt=False)
+        text = template.after_sentinel(following).removesuffix(template.generation_prompt)
         found = rendered.find(text, at)
         if found < 0:
             return index, text

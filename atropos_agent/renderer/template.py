@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
@@ -61,13 +62,9 @@ class ChatTemplate:
         other._kept = {}  # noqa: SLF001 - a fresh copy
         return other
 
-    def after_sentinel(
-        self, following: Sequence[Message], mark: str = SENTINELS[0], *, prompt: bool = True
-    ) -> str:
-        """What a short conversation shows after the assistant's text `mark` when `following` comes next;
-        without `prompt`, what of that does not depend on a prompt."""
-        talk: list[Message] = [QUESTION, {"role": "assistant", "content": mark}, *following]
-        rendered = self.text(talk) if prompt else self.settled(talk)
+    def after_sentinel(self, following: Sequence[Message], mark: str = SENTINELS[0]) -> str:
+        """What a short conversation shows after the assistant's text `mark` when `following` comes next."""
+        rendered = self.text([QUESTION, {"role": "assistant", "content": mark}, *following])
         start = rendered.find(mark)
         if start < 0:
             raise BridgeMismatch("the chat template drops the assistant's text before these messages")
@@ -76,6 +73,14 @@ class ChatTemplate:
     def settled(self, messages: Sequence[Message]) -> str:
         """What the rendering shows of `messages` whether or not a prompt follows them."""
         return common_head([self.text(messages), self.text(messages, prompt=False)])
+
+    @cached_property
+    def generation_prompt(self) -> str:
+        """What a prompt adds to a question; nothing where that cannot be shown without one."""
+        try:
+            return self.text([QUESTION])[len(self.settled([QUESTION])) :]
+        except RenderError:
+            return ""
 
     @property
     def reads_clock(self) -> bool:
