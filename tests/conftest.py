@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,12 @@ settings.load_profile("shared-machine")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the oracle's matrices are small: threads only slow them
 
 VARIABLES = ("ATROPOS_", "OPENAI_", "LLM_", "NOUS_", "HF_TOKEN")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which real server tests/integration/test_real_servers.py talks to."""
+    parser.addoption("--real-server", choices=["llama.cpp", "vllm", "transformers"], default="llama.cpp")
+    parser.addoption("--server-python", type=Path, help="the interpreter that has that server")
 
 
 @pytest.fixture(autouse=True)

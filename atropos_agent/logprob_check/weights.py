@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,8 @@ from atropos_agent.trajectory import Logprobs, TokenIds
 
 LOGITS_AT_ONCE = 2**27
 """Numbers in one block of logits: 512 MB in float32."""
+CACHES = ("cache", "past_key_values")
+"""What transformers calls a model's cache since 5.20, and before."""
 
 
 class Weights:
@@ -34,6 +37,8 @@ class Weights:
             raise ConfigError(f"--model {model}: no weights can be loaded: {error}") from error
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
         self._model = loaded.to(self._device).eval()
+        parameters = inspect.signature(loaded.forward).parameters
+        self._cache = next((name for name in CACHES if name in parameters), None)
         self._vocabulary: int = loaded.config.get_text_config().vocab_size
         self.name: str = model
 
@@ -73,18 +78,14 @@ class Weights:
             ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
             attended[row, : len(sequence)] = 1
         ids, attended = ids.to(self._device), attended.to(self._device)
-        piece = max(1, LOGITS_AT_ONCE // (len(batch) * self._vocabulary))
-        found, cache = np.full((len(batch), width), np.nan, np.float32), None
+        piece = max(1, LOGITS_AT_ONCE // (len(batch) * self._vocabulary)) if self._cache else width
+        found, kept = np.full((len(batch), width), np.nan, np.float32), dict[str, object]()
         with torch.inference_mode():
             for start in range(0, width - 1, piece):
                 end = min(start + piece, width - 1)
-                out = self._model(
-                    input_ids=ids[:, start:end],
-                    attention_mask=attended[:, :end],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                cache = out.past_key_values
+                asked = {"input_ids": ids[:, start:end], "attention_mask": attended[:, :end]}
+                out = self._model(**asked, **kept, use_cache=True)
+                kept = {self._cache: getattr(out, self._cache)} if self._cache else {}
                 after = torch.log_softmax(out.logits.float() / temperature, dim=-1)
                 next_ids = ids[:, start + 1 : end + 1, None]
                 found[:, start + 1 : end + 1] = after.gather(-1, next_ids)[..., 0].cpu().numpy()

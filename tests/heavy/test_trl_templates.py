@@ -16,7 +16,7 @@ from tests.rollouts import ANY_SPEED
 
 TRL = find_spec("trl")
 if TRL is None or TRL.origin is None:
-    pytest.skip("trl is not installed: pip install --no-deps trl", allow_module_level=True)
+    raise ModuleNotFoundError("trl is not installed: pip install --no-deps trl")
 TEMPLATES = {path.stem: path for path in (Path(TRL.origin).parent / "chat_templates").glob("*.jinja")}
 
 

@@ -25,30 +25,10 @@ from atropos_agent.trajectory import (
     StepSpan,
     StopReason,
 )
-from tests.numpy_oracle import NumpyOracle
-from tests.shipped_model import model_folder
+from tests.logprob_check.oracle import OracleTeacher
 
 TURNS, SAMPLED, OBSERVED = 3, 6, 5
 NEUTRAL = SamplingParams()
-
-
-class OracleTeacher:
-    """The numpy forward pass of the shipped model."""
-
-    name = "oracle"
-
-    def __init__(self, *, any_temperature: bool = True) -> None:
-        self.any_temperature = any_temperature
-        self._oracle = NumpyOracle(model_folder())
-
-    async def logprobs(self, sequences, temperature):
-        return [self.of(ids, temperature) for ids in sequences]
-
-    def of(self, ids, temperature=1.0):
-        scaled = self._oracle.logprobs(ids[:-1]) / temperature
-        normed = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
-        after = normed[np.arange(len(ids) - 1), ids[1:]]
-        return np.concatenate([[np.nan], after]).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
