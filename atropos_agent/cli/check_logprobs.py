@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from pydantic import JsonValue
 from rich.table import Table
 
-from atropos_agent.cli.console import FAILED, exits, fail, out, warn
+from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out, warn
+from atropos_agent.config import load_run_config
+from atropos_agent.environment.opening import build_policy
 from atropos_agent.errors import RenderError
-from atropos_agent.logprob_check import Distribution, LogprobCheck, OriginCheck, Weights, check_run
+from atropos_agent.lint.vocabulary import recorded_renderer
+from atropos_agent.logprob_check import Distribution, LogprobCheck, OriginCheck, Server, Weights, check_run
+from atropos_agent.policy import HttpPolicy
 from atropos_agent.renderer import Renderer
 from atropos_agent.rundir import read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
@@ -21,15 +27,18 @@ EPILOG = """Examples:
 
 atropos-agent check-logprobs runs/terminal-tasks --model Qwen/Qwen3-8B
 
-atropos-agent check-logprobs runs/terminal-tasks --model ./checkpoint --max-p99 1e-3 --max 0.1
+atropos-agent check-logprobs runs/terminal-tasks --server http://127.0.0.1:8000/v1 --max-p99 1e-3 --max 0.1
 """
 
 
 def check_logprobs(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     model: Annotated[
-        str, typer.Option(help="The weights, by folder or hub name; float32, needs the extra `check`.")
-    ],
+        str | None, typer.Option(help="The weights, by folder or hub name; float32, needs the extra `check`.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="A server with the same weights that tells logprobs of a prompt.")
+    ] = None,
     max_p99: Annotated[float | None, typer.Option(help="Fail where a turn's p99 is above this.")] = None,
     max_: Annotated[float | None, typer.Option("--max", help="Fail where a token is off by more.")] = None,
 ) -> None:
@@ -38,10 +47,13 @@ def check_logprobs(
     Writes logprob_check.json into the run, and the report anew with its plot.
     """
     with exits():
-        read_manifest(run)
-        found = asyncio.run(check_run(run, Weights(model)))
+        if (model is None) == (server is None):
+            fail("give either --model or --server", WRONG_INPUT)
+        recorded = cast("dict[str, JsonValue]", read_manifest(run).get("config") or {})
+        asked = _by_server(run, recorded, server) if server else check_run(run, Weights(model or ""))
+        found = asyncio.run(asked)
         found.write(run)
-        report = write_report(run, decode=_decoder(model))
+        report = write_report(run, decode=_decoder(run, model))
     for reason, tokens in found.skipped.items():
         warn(f"{tokens:,} tokens are not compared: {reason}")
     if not found.compared:
@@ -53,14 +65,22 @@ def check_logprobs(
     _hold(found, max_p99, max_)
 
 
-def _decoder(tokenizer: str) -> Callable[[Sequence[int]], list[str]] | None:
-    """How the report shows single tokens; ids where the weights come without a tokenizer."""
-    try:
-        renderer = Renderer.load(tokenizer)
-    except RenderError as error:
-        warn(f"the report shows ids instead of tokens: {error}")
-        return None
-    return lambda ids: visible_pieces(renderer.token_bytes(ids))
+async def _by_server(run: Path, recorded: dict[str, JsonValue], url: str) -> LogprobCheck:
+    """Checked by the server at `url`, asked as the run's own config and the environment say."""
+    config = load_run_config(None, [f"--policy.base_url={url}"], defaults=recorded)
+    policy = build_policy(config.policy)
+    assert isinstance(policy, HttpPolicy)
+    async with policy:
+        return await check_run(run, Server(policy, url))
+
+
+def _decoder(run: Path, model: str | None) -> Callable[[Sequence[int]], list[str]] | None:
+    """How the report shows single tokens; ids where neither the run nor the weights name a tokenizer."""
+    renderer = recorded_renderer(run)
+    if renderer is None and model is not None:
+        with contextlib.suppress(RenderError):
+            renderer = Renderer.load(model)
+    return None if renderer is None else lambda ids: visible_pieces(renderer.token_bytes(ids))
 
 
 def _table(found: OriginCheck) -> Table:

@@ -25,7 +25,7 @@ async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
     env_type = load("environments", config.environment, expected=AgentEnv)
     env_config = validate(env_type.config_type, config.env, source=config.environment, prefix="env")
     await probe_backend(config.sandbox.backend)
-    policy = _build_policy(config.policy)
+    policy = build_policy(config.policy)
     try:
         renderer = await _load_renderer(config.policy, policy)
         env: AgentEnv[Any] = env_type(
@@ -37,7 +37,8 @@ async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
         await policy.aclose()
 
 
-def _build_policy(config: PolicyConfig) -> EmbeddedPolicy | HttpPolicy:
+def build_policy(config: PolicyConfig) -> EmbeddedPolicy | HttpPolicy:
+    """The policy that `config` describes. Raises ConfigError."""
     if config.kind == "embedded":
         return EmbeddedPolicy()
     return HttpPolicy(

@@ -3,6 +3,7 @@
 from atropos_agent.logprob_check.check import LogprobCheck, OriginCheck, check_run
 from atropos_agent.logprob_check.distribution import Distribution, Worst
 from atropos_agent.logprob_check.recorded import Origin
+from atropos_agent.logprob_check.server import Server
 from atropos_agent.logprob_check.teacher import Teacher
 from atropos_agent.logprob_check.weights import Weights
 
@@ -11,6 +12,7 @@ __all__ = [
     "LogprobCheck",
     "Origin",
     "OriginCheck",
+    "Server",
     "Teacher",
     "Weights",
     "Worst",

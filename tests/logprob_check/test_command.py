@@ -26,3 +26,9 @@ def test_what_is_no_run_is_named(tmp_path):
     done = CliRunner().invoke(app, ["check-logprobs", str(tmp_path), "--model", "somewhere"])
     assert done.exit_code == 1
     assert "is no run" in done.stderr
+
+
+def test_weights_or_a_server_must_be_named(tmp_path):
+    done = CliRunner().invoke(app, ["check-logprobs", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "either --model or --server" in done.stderr
