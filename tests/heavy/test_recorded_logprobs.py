@@ -35,12 +35,16 @@ def typed(python: Path | str, *arguments: str, cwd: Path, code: int = 0) -> str:
 
 
 async def collect(kind: str, python: Path, cwd: Path) -> None:
-    size = [f"--collect.groups={GROUPS}", f"--name={kind}"]
+    """A run of this server in `cwd`/runs; one that tells logprobs of a prompt is asked for them too."""
     exact = cwd / "model-f32.gguf"
     write_f32(SHIPPED_GGUF, exact)
+    size = [f"--collect.groups={GROUPS}", f"--name={kind}"]
     async with serving(kind, python, exact) as url:
         where = [f"--policy.base_url={url}/v1", f"--policy.tokenizer={EMBEDDED_MODEL}"]
         await asyncio.to_thread(typed, sys.executable, "collect", str(QUICKSTART), *where, *size, cwd=cwd)
+        if kind == "vllm":
+            asked = ["check-logprobs", f"runs/{kind}", "--server", f"{url}/v1", *BOUNDS]
+            await asyncio.to_thread(typed, sys.executable, *asked, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

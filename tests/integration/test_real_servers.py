@@ -53,6 +53,8 @@ def shown_ids(wire: Wire, exchange: Exchange) -> list[int] | None:
     match wire:
         case Wire.LLAMA_CPP | Wire.VLLM:
             return exchange.request["prompt"]
+        case Wire.VLLM_GENERATE:
+            return exchange.request["token_ids"]
         case Wire.CHAT_IDS:
             return exchange.reply["prompt_token_ids"]
         case _:

@@ -24,7 +24,7 @@ QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRAC
 
 WIRES = {
     "llama.cpp": (Wire.LLAMA_CPP, Wire.TEXT),
-    "vllm": (Wire.VLLM, Wire.CHAT_IDS, Wire.TEXT),
+    "vllm": (Wire.VLLM, Wire.VLLM_GENERATE, Wire.CHAT_IDS, Wire.TEXT),
     "transformers": (Wire.TEXT,),
 }
 """What each kind of server is asked for."""
