@@ -129,22 +129,22 @@ def doubled_end_of_turn_in_a_failed_rollout(record):
     return [("end-of-turn-doubled", 0, start - 4)]
 
 
-@pytest.mark.parametrize(
-    "plant",
-    [
-        newer_schema,
-        unreadable_rollout,
-        another_score,
-        another_mask,
-        other_tokens,
-        a_row_of_no_rollout,
-        retokenized_in_the_record,
-        span_too_short,
-        broken_history,
-        no_group_of_rows,
-        doubled_end_of_turn_in_a_failed_rollout,
-    ],
+RECORD_PLANTS = (
+    newer_schema,
+    unreadable_rollout,
+    another_score,
+    another_mask,
+    other_tokens,
+    a_row_of_no_rollout,
+    retokenized_in_the_record,
+    span_too_short,
+    broken_history,
+    no_group_of_rows,
+    doubled_end_of_turn_in_a_failed_rollout,
 )
+
+
+@pytest.mark.parametrize("plant", RECORD_PLANTS)
 def test_a_defect_of_our_own_record_is_found_where_it_is_and_nothing_else(plant, records, tmp_path):
     lines = copy.deepcopy(records)
     expected = plant(lines[HOST])
@@ -158,18 +158,18 @@ def test_a_group_recorded_twice_is_found_with_all_its_trajectories(records, tmp_
     assert {line for line, *_ in found} == {GROUPS + 1}
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("nonsense", "unreadable-line"),
-        ('{"tokens": [[1]', "unreadable-line"),
-        ("[1, 2]", "unreadable-line"),
-        ("[" * 100_000, "unreadable-line"),
-        ("\ufffd", "unreadable-line"),
-        ('{"prompt": "p", "completion": "c"}', "unknown-shape"),
-        ('{"tokens": 5}', "unknown-shape"),
-    ],
-)
+BAD_LINES = [
+    ("nonsense", "unreadable-line"),
+    ('{"tokens": [[1]', "unreadable-line"),
+    ("[1, 2]", "unreadable-line"),
+    ("[" * 100_000, "unreadable-line"),
+    ("\ufffd", "unreadable-line"),
+    ('{"prompt": "p", "completion": "c"}', "unknown-shape"),
+    ('{"tokens": 5}', "unknown-shape"),
+]
+
+
+@pytest.mark.parametrize(("line", "code"), BAD_LINES)
 def test_a_line_that_is_no_trajectory_is_named_and_the_rest_is_read(line, code, records, tmp_path):
     groups = [record["group"] for record in records]
     found = found_in(tmp_path / "groups.jsonl", [*groups[:2], line, *groups[2:]])
@@ -211,6 +211,13 @@ def test_without_a_tokenizer_the_end_of_a_turn_is_learnt_from_our_record(records
     assert (HOST + 1, *expected[0]) in found
     bare = [record["group"] for record in lines]
     assert found_in(tmp_path / "bare.jsonl", bare, Vocabulary()) == []
+
+
+def test_every_kind_of_finding_is_planted_somewhere(records):
+    planted = {code for plant in PLANTS.values() for code, *_ in plant(copy.deepcopy(records[HOST]["group"]))}
+    planted |= {code for plant in RECORD_PLANTS for code, *_ in plant(copy.deepcopy(records[HOST]))}
+    planted |= {code for _, code in BAD_LINES}
+    assert set(CODES) - planted == {"repeated-group", "duplicate-in-file", "torn-line"}  # tested by name
 
 
 KEYS = st.sampled_from(
