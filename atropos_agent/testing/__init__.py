@@ -3,7 +3,8 @@
 from atropos_agent.testing.codecs import ByteCodec, Codec, TokenizerCodec
 from atropos_agent.testing.fake_answers import Fault
 from atropos_agent.testing.fake_policy import FakePolicy, FakeReply, FakeRequest
-from atropos_agent.testing.fake_server import FakeAsk, FakeServer, tool_turns
+from atropos_agent.testing.fake_server import FakeAsk, FakeServer
+from atropos_agent.testing.scripts import ServerScript, load_server_script
 
 __all__ = [
     "ByteCodec",
@@ -14,6 +15,7 @@ __all__ = [
     "FakeRequest",
     "FakeServer",
     "Fault",
+    "ServerScript",
     "TokenizerCodec",
-    "tool_turns",
+    "load_server_script",
 ]

@@ -1,7 +1,7 @@
 """A scripted inference server on 127.0.0.1: real HTTP, real ids, faults on demand, over 10,000 answers/s.
 
 In a test: `async with FakeServer(script) as server: HttpPolicy(server.url)`. As a process of its own:
-`python -m atropos_agent.testing`.
+`atropos-agent fake-server SCRIPT`.
 """
 
 from __future__ import annotations
@@ -357,8 +357,3 @@ class _Connection(asyncio.Protocol):
 
 def _plain_render(messages: Sequence[Message]) -> str:
     return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
-
-
-def tool_turns(turns: int, call: str, final: str) -> ServerScript:
-    """A script: the first `turns` requests of a session get `call`, the next one `final`, and so on."""
-    return lambda ask: call if ask.turn % (turns + 1) else final

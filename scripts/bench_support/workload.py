@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,15 +96,28 @@ def script_of(workload: Workload, renderer: Renderer) -> Script:
 @contextmanager
 def fake_server(workload: Workload, tokenizer: Path, stop_token: str) -> Iterator[str]:
     """The URL of a FakeServer process that plays `workload`; it ends with the block, or with us."""
-    command = [sys.executable, "-m", "atropos_agent.testing", "--wire", workload.wire.value]
-    command += ["--tokenizer", str(tokenizer), "--stop-token", stop_token]
-    command += ["--turns", str(workload.turns), "--call", CALL, "--final", FINAL]
-    command += ["--context-length", str(CONTEXT_LENGTH)]
+    script = {
+        "wire": workload.wire.value,
+        "tokenizer": str(tokenizer),
+        "stop_token": stop_token,
+        "turns": [CALL] * workload.turns + [FINAL],
+        "context_length": CONTEXT_LENGTH,
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(script, file)
+        file.flush()
+        command = [str(Path(sys.executable).with_name("atropos-agent")), "fake-server", file.name]
+        with _running([*command, "--until-eof"]) as url:
+            yield url
+
+
+@contextmanager
+def _running(command: Sequence[str]) -> Iterator[str]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
-            yield json.loads(process.stdout.readline())["url"]
+            yield process.stdout.readline().decode().strip()
         finally:
             process.stdin.close()
             process.wait(timeout=10)

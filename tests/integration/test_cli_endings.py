@@ -194,8 +194,8 @@ def test_history_that_a_template_rewrites_is_warned_of_and_counted(tmp_path, on_
     (tmp_path / "own.py").write_text(ENVIRONMENTS)
     (tmp_path / "config.yaml").write_text("environment: own:Plain\n")
     settings = ["--agent.history=template", f"--env.on_branch={on_branch}", "--collect.groups=2", *SMALL]
-    answers = ("--turns", "2", "--call", "<tool_call>{broken \n")
-    with fake_server(tmp_path / "tokenizer", *answers, template="trimming") as overrides:
+    answers = ["<tool_call>{broken \n"] * 2 + ["done"]
+    with fake_server(tmp_path / "tokenizer", answers, template="trimming") as overrides:
         done = collect(tmp_path, "config.yaml", *overrides, *settings)
     warned = "env.on_branch=refuse then loses the whole group" in " ".join(done.stderr.split())
     assert warned == (on_branch == "refuse")
