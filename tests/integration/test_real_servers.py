@@ -103,7 +103,8 @@ def test_each_prompt_begins_with_the_one_before_and_what_was_sampled(recorded):
         for number, (data, ids, exchange) in enumerate(turns(talk), 1):
             span = next(span for span in data.spans if span.step_number == number)
             prompt = data.token_ids[: span.start].tolist()
-            assert data is not of or prompt[: len(before)] == before
+            goes_on = prompt[: len(before)] == before
+            assert goes_on == (data is of or of is None)
             shown = shown_ids(recorded.wire, exchange)
             if shown is None:
                 assert exchange.request["prompt"] == recorded.renderer.decode(np.array(prompt, np.int32))
