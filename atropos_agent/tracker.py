@@ -70,15 +70,15 @@ def _require_known(completion: Completion, renderer: Renderer) -> None:
 
 
 def _require_one_end(completion: Completion, renderer: Renderer) -> None:
-    """A server stops at a stop id: two of them at the end of a turn that ended by itself were not sampled."""
+    """A server that stops at an id never samples it twice at the end of a turn."""
     ids = completion.token_ids
     if completion.finish_reason is not FinishReason.STOP or ids is None or len(ids) < 2:
         return
     before, last = ids[-2:].tolist()
-    if before in renderer.stop_ids and last in renderer.stop_ids:
+    if before == last and last in renderer.stop_ids:
         raise MalformedReply(
-            f"the sampled ids end with {before}, {last}: a doubled end of turn; the server, or something "
-            "before it, adds the end itself"
+            f"the sampled ids end with {last} twice: a doubled end of turn; the server, or something before "
+            "it, adds the end itself"
         )
 
 

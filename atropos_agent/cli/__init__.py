@@ -12,6 +12,7 @@ from dotenv import find_dotenv, load_dotenv
 
 from atropos_agent.cli import check_logprobs as checking
 from atropos_agent.cli import collect as collecting
+from atropos_agent.cli import doctor as examining
 from atropos_agent.cli import fake_server as faking
 from atropos_agent.cli import lint as linting
 from atropos_agent.cli import run as running
@@ -31,6 +32,7 @@ app.command("collect", cls=OverridableCommand, epilog=collecting.EPILOG)(collect
 app.command("check-logprobs", epilog=checking.EPILOG)(checking.check_logprobs)
 app.command("run", cls=OverridableCommand, epilog=running.EPILOG)(running.run)
 app.command("lint", epilog=linting.EPILOG)(linting.lint)
+app.command("doctor", epilog=examining.EPILOG)(examining.doctor)
 app.command("fake-server", epilog=faking.EPILOG)(faking.fake_server)
 app.add_typer(env_app, name="env")
 app.add_typer(tools_app, name="tools")

@@ -1,7 +1,13 @@
 """What users write: files, command-line overrides, environment variables. The only reader of os.environ."""
 
 from atropos_agent.config.debug import DEBUG_VARIABLES, DebugSettings, quiet_libraries
-from atropos_agent.config.load import GENERIC_VARIABLES, SERVER_VARIABLES, load_run_config, validate
+from atropos_agent.config.load import (
+    GENERIC_VARIABLES,
+    SERVER_VARIABLES,
+    load_policy_config,
+    load_run_config,
+    validate,
+)
 from atropos_agent.config.models import (
     AgentConfig,
     CollectConfig,
@@ -22,6 +28,7 @@ __all__ = [
     "PolicyConfig",
     "RunConfig",
     "SandboxConfig",
+    "load_policy_config",
     "load_run_config",
     "quiet_libraries",
     "validate",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from atropos_agent.config.models import RunConfig, expand_policy
+from atropos_agent.config.models import PolicyConfig, RunConfig, expand_policy
 from atropos_agent.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -55,6 +55,26 @@ def load_run_config(
     for keys, value in given:
         _put(tree, keys, value)
     return validate(RunConfig, tree, source=str(path or "the command line"))
+
+
+def load_policy_config(
+    base_url: str,
+    *,
+    model: str | None = None,
+    tokenizer: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> PolicyConfig:
+    """A server named by hand; what is left open (the key, say) comes from the environment.
+
+    Raises ConfigError where the address is none.
+    """
+    address = base_url if "://" in base_url else f"http://{base_url}"
+    given = {"base_url": address, "model": model, "tokenizer": tokenizer}
+    known = {key: value for key, value in given.items() if value is not None}
+    tree: Tree = {"policy": cast("JsonValue", dict(known))}
+    _apply_environment(tree, os.environ if environ is None else environ)
+    settings = {**cast("Tree", tree["policy"]), **cast("Tree", known)}
+    return validate(PolicyConfig, settings, source="the command line")
 
 
 def validate(model: type[Model], tree: Mapping[str, JsonValue], *, source: str, prefix: str = "") -> Model:

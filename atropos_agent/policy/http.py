@@ -17,6 +17,7 @@ from atropos_agent.policy.limits import within
 from atropos_agent.policy.probing import decoded, probe
 from atropos_agent.policy.protocol import ANONYMOUS, SESSION_HEADER, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.scoring import ScoreFormat, find_score_format
+from atropos_agent.policy.tokenizing import tokenized
 from atropos_agent.policy.transport import Reply, Transport
 from atropos_agent.policy.wires import Asked, WireFormat
 from atropos_agent.telemetry import Entry, Kind, Phase, redact, sending
@@ -120,6 +121,16 @@ class HttpPolicy:
             return score_format.read(decoded(reply, url, model=self._model or ""), ids)
         except ProviderError as error:
             raise self._named(error, url) from None
+
+    async def tokenize(self, text: str) -> TokenIds | None:
+        """The server's own ids of `text`, int32[n], special tokens recognised and none added; None where it
+        does not tell. Raises ProviderError."""
+        _, capabilities = await self._capable()
+        origin = self._transport.origin
+        try:
+            return await within(self._timeout_s, tokenized(self._transport, capabilities, text), origin)
+        except ProviderError as error:
+            raise self._named(error, origin) from None
 
     async def _score_format(self) -> ScoreFormat:
         """How this server tells logprobs of a prompt. Asked once, also where it does not tell them."""

@@ -98,12 +98,14 @@ class Renderer:
         cls,
         source: str | Path,
         *,
+        chat_template: str | None = None,
         template_arguments: Mapping[str, Json] | None = None,
         on_mismatch: Literal["count", "raise"] = "raise",
     ) -> Renderer:
         """Load tokenizer, chat template and generation config from a folder or a hub name.
 
-        Raises RenderError where they cannot be had, also offline.
+        `chat_template` replaces the template that comes with the tokenizer. Raises RenderError where they
+        cannot be had, also offline.
         """
         from transformers import AutoTokenizer
 
@@ -117,6 +119,8 @@ class Renderer:
             raise RenderError(
                 f"no tokenizer from {str(source)!r}: {first}; give a folder with tokenizer.json or a hub name"
             ) from error
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
         return cls(
             tokenizer, template_arguments=template_arguments, stop_ids=stop_ids, on_mismatch=on_mismatch
         )

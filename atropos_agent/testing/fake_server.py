@@ -290,8 +290,11 @@ class FakeServer:
         if path == "/props" and llama:
             end = "" if self.stop_id is None else self.codec.decode(np.array([self.stop_id], np.int32))
             return {"default_generation_settings": {"n_ctx": self.context_length}, "eos_token": end}
-        if path == "/tokenize" and llama:
-            return {"tokens": [int(i) for i in self.codec.encode(str(orjson.loads(body)["content"]))]}
+        if path == "/tokenize" and (llama or self.wire in OWNERS):
+            ids = [
+                int(i) for i in self.codec.encode(str(orjson.loads(body)["content" if llama else "prompt"]))
+            ]
+            return {"tokens": ids} if llama else {"tokens": ids, "count": len(ids), "max_model_len": 0}
         return None
 
 

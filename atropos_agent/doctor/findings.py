@@ -1,0 +1,45 @@
+"""What an examination finds, one check at a time, and the verdict over all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Grade(StrEnum):
+    """What a check means for collecting trajectories."""
+
+    GOOD = "good"
+    LOSS = "loss"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: what was found, and the act that mends it where something does."""
+
+    name: str
+    grade: Grade
+    text: str
+    act: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The worst of all checks in one line, and the next act."""
+
+    grade: Grade
+    text: str
+    act: str
+
+
+def judge(checks: Sequence[Check], ready: str, act: str) -> Verdict:
+    """`ready` and `act` where every check is good; else what is lost or broken, and the first cure."""
+    for grade, words in ((Grade.BAD, "not usable"), (Grade.LOSS, "usable with loss")):
+        found = [check for check in checks if check.grade is grade]
+        if found:
+            cure = next((check.act for check in found if check.act), "")
+            return Verdict(grade, f"{words}: {'; '.join(check.text for check in found)}", cure or act)
+    return Verdict(Grade.GOOD, f"ready: {ready}", act)

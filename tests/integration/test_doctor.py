@@ -1,0 +1,81 @@
+"""`doctor`, as it is typed: a real server with the shipped model, a template, and what is no input."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atropos_agent.policy.embedded import EMBEDDED_MODEL, start_embedded_server
+from tests.shipped_model import model_folder
+from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
+
+pytestmark = pytest.mark.integration
+
+COMMAND = str(Path(sys.executable).with_name("atropos-agent"))
+
+
+def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env={**os.environ, **environment},
+    )
+
+
+async def test_a_real_llama_cpp_server_with_the_shipped_model_is_ready():
+    server = await start_embedded_server(model_folder() / "model.gguf")
+    try:
+        done = doctor(server.url, "--tokenizer", str(EMBEDDED_MODEL), ATROPOS_SERVER_API_KEY="sk-secret-1")
+    finally:
+        await server.aclose()
+    assert done.returncode == 0, done.stdout
+    assert "ready: llama.cpp: ids go in, sampled ids and logprobs come out; processed" in done.stdout
+    assert f"next: atropos-agent collect configs/terminal_tasks/vllm.yaml --policy.base_url={server.url}" in (
+        done.stdout
+    )
+    assert "sk-secret-1" not in done.stdout + done.stderr
+
+
+def test_a_template_that_rewrites_history_is_shown_with_its_facts(tmp_path):
+    tokenizer_for("qwen3").save_pretrained(tmp_path)
+    done = doctor("--template", str(tmp_path))
+    assert done.returncode == 0
+    assert "ready: certified for append" in done.stdout
+    assert "strips reasoning yes" in done.stdout
+    assert "'<|im_end|>'" in done.stdout
+
+
+def test_a_jinja_file_is_certified_with_the_tokenizer_it_is_for(tmp_path):
+    tokenizer_for("chatml").save_pretrained(tmp_path)
+    (tmp_path / "mine.jinja").write_text(TEMPLATES["depends_on_text"])
+    done = doctor("--template", str(tmp_path / "mine.jinja"), "--tokenizer", str(tmp_path))
+    assert done.returncode == 0
+    assert "usable with loss: append mode is refused" in done.stdout
+    assert "next: --agent.history=template" in done.stdout
+
+
+def test_a_dead_port_is_exit_1_and_says_what_to_do():
+    done = doctor("http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "not usable: ServerUnreachable: cannot reach http://127.0.0.1:9" in done.stdout
+    assert "next: start the server" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "give either the address of a server or --template"),
+        (("ftp://host",), "begins with http"),
+        (("--template", "mine.jinja"), "needs the tokenizer"),
+        (("--template", "./absent"), "no folder"),
+    ],
+)
+def test_what_is_no_input_is_exit_2(arguments, named):
+    done = doctor(*arguments)
+    assert done.returncode == 2
+    assert named in done.stderr
