@@ -69,12 +69,12 @@ class Entry:
         places: int = 0,
         detail: object = "",
     ) -> None:
-        self.kind = kind
-        self.target = target
-        self.owner = owner
-        self.step = step
+        self.kind: Kind = kind
+        self.target: str = target
+        self.owner: str = owner
+        self.step: int = step
         self.phase: Phase = phase
-        self.places = places
+        self.places: int = places
         self.detail: object = detail
         self.attempt: int = 1
         self.bytes_read: int = 0
