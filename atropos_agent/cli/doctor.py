@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,9 @@ def doctor(
     with exits():
         if (server is None) == (template is None):
             fail("give either the address of a server or --template SOURCE", WRONG_INPUT)
+        if template is not None and model is not None:
+            fail("--model names what a server serves; a template is that of its tokenizer", WRONG_INPUT)
+        logging.getLogger("atropos_agent.policy").setLevel(logging.ERROR)  # each failure has its own line
         if template is not None:
             verdict = _certificate(template, tokenizer)
         else:
@@ -72,8 +76,9 @@ async def _server(config: PolicyConfig) -> Verdict:
             _show(check)
             checks.append(check)
     tokens = "; ".join(check.text for check in checks if check.name in ("tokens", "logprobs"))
-    act = f"atropos-agent collect configs/terminal_tasks/vllm.yaml --policy.base_url={config.base_url}"
-    return judge(checks, tokens, act)
+    named = {"base_url": config.base_url, "model": config.model, "tokenizer": config.tokenizer}
+    settings = " ".join(f"--policy.{key}={value}" for key, value in named.items() if value is not None)
+    return judge(checks, tokens, f"atropos-agent collect CONFIG.yaml {settings}")
 
 
 def _certificate(template: str, tokenizer: str | None) -> Verdict:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+LOOK = "look at the server's own log"
+
 
 class Grade(StrEnum):
     """What a check means for collecting trajectories."""
@@ -40,6 +42,9 @@ def judge(checks: Sequence[Check], ready: str, act: str) -> Verdict:
     for grade, words in ((Grade.BAD, "not usable"), (Grade.LOSS, "usable with loss")):
         found = [check for check in checks if check.grade is grade]
         if found:
-            cure = next((check.act for check in found if check.act), "")
-            return Verdict(grade, f"{words}: {'; '.join(check.text for check in found)}", cure or act)
-    return Verdict(Grade.GOOD, f"ready: {ready}", act)
+            texts = dict.fromkeys(check.text for check in found)
+            cure = next((check.act for check in found if check.act), LOOK if grade is Grade.BAD else act)
+            return Verdict(grade, f"{words}: {'; '.join(texts)}", cure)
+    unchecked = [check.name for check in checks if check.grade is Grade.UNKNOWN]
+    but = f"; could not be checked: {', '.join(unchecked)}" if unchecked else ""
+    return Verdict(Grade.GOOD, f"ready: {ready}{but}", act)

@@ -11,9 +11,17 @@ import numpy as np
 
 from atropos_agent.config import PolicyConfig
 from atropos_agent.doctor.agreement import check_tokenizer
-from atropos_agent.doctor.findings import Check, Grade
+from atropos_agent.doctor.findings import LOOK, Check, Grade
 from atropos_agent.doctor.template import check_certificate
-from atropos_agent.errors import AtroposAgentError, ModelNotFound, RenderError, RequestTimeout
+from atropos_agent.errors import (
+    AtroposAgentError,
+    MalformedReply,
+    ModelNotFound,
+    RenderError,
+    RequestTimeout,
+    ServerRefused,
+    ServerUnreachable,
+)
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import Capabilities, Prompt
@@ -28,6 +36,7 @@ QUESTION: tuple[Message, ...] = (
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Say hello."},
 )
+TOKENIZER_NEEDED = "give the model's own with --tokenizer FOLDER_OR_NAME"
 UNREACHED = "start the server, or give its address as http://HOST:PORT/v1"
 IDS_IN = {
     Wire.CHAT_IDS: "serve with vLLM, SGLang or llama.cpp, which take token ids, to render the prompts here",
@@ -49,14 +58,14 @@ async def examine_server(config: PolicyConfig, policy: HttpPolicy) -> AsyncItera
     yield _context(found)
     source = config.tokenizer or found.model
     try:
-        renderer = await asyncio.to_thread(Renderer.load, source)
-    except RenderError as error:
-        yield Check(
-            "tokenizer", Grade.BAD, str(error), "give the model's own with --tokenizer FOLDER_OR_NAME"
-        )
+        loading = asyncio.to_thread(Renderer.load, source)
+        renderer = await within(CHECK_LIMIT_S, loading, f"the tokenizer {source!r}")
+    except (RenderError, RequestTimeout) as error:
+        yield Check("tokenizer", Grade.BAD, str(error), TOKENIZER_NEEDED)
         return
-    renderer = renderer.with_stop_ids(found.stop_ids)
     yield await _bounded("tokenizer", check_tokenizer(policy, renderer, source))
+    yield _stops(found, renderer)
+    renderer = renderer.with_stop_ids(found.stop_ids)
     yield check_certificate(renderer.certificate, server_renders=not found.wire.takes_ids)
     yield _begins(renderer)
     yield await _bounded("completion", _completes(policy, renderer))
@@ -73,13 +82,23 @@ async def _bounded(name: str, check: Awaitable[Check]) -> Check:
     except ModelNotFound as error:
         return Check(name, Grade.BAD, str(error), "name the model with --model")
     except AtroposAgentError as error:
-        act = UNREACHED if name == "server" else ""
-        return Check(name, Grade.BAD, f"{type(error).__name__}: {error}", act)
+        return Check(name, Grade.BAD, f"{type(error).__name__}: {error}", _cure(error))
+
+
+def _cure(error: AtroposAgentError) -> str:
+    if isinstance(error, ServerUnreachable):
+        return UNREACHED
+    if isinstance(error, MalformedReply):
+        return "give the address of an inference server: http://HOST:PORT/v1"
+    refused = isinstance(error, ServerRefused) and any(status in str(error) for status in (" 401", " 403"))
+    return "set ATROPOS_SERVER_API_KEY to the server's key" if refused else LOOK
 
 
 async def _reach(policy: HttpPolicy) -> Check:
     found = await policy.probe()
-    return Check("server", Grade.GOOD, f"{found.server} answers and serves {found.model}")
+    others = len(found.models) - 1
+    more = f" (and {others} more: {', '.join(found.models)})" if others > 0 else ""
+    return Check("server", Grade.GOOD, f"{found.server} answers and serves {found.model}{more}")
 
 
 def _tier(found: Capabilities) -> Check:
@@ -103,7 +122,10 @@ def _mode(found: Capabilities) -> Check:
             text = "processed: of the distribution sampled from, exported at any temperature"
             return Check("logprobs", Grade.GOOD, text)
         case LogprobMode.RAW:
-            text = "raw: the model's own, exported at temperature 1 without truncation and absent otherwise"
+            text = (
+                "raw: the model's own, exported at temperature 1 without truncation and absent otherwise "
+                "(vLLM: --logprobs-mode processed_logprobs)"
+            )
             return Check("logprobs", Grade.GOOD, text)
         case _:
             text = "of which distribution they are could not be found out"
@@ -115,6 +137,18 @@ def _context(found: Capabilities) -> Check:
         act = "set agent.max_context_tokens"
         return Check("context", Grade.UNKNOWN, "the server does not tell its context length", act)
     return Check("context", Grade.GOOD, f"{found.context_length:,} tokens")
+
+
+def _stops(found: Capabilities, renderer: Renderer) -> Check:
+    """The policy must end its turns with what the template ends them with."""
+    template = sorted(renderer.certificate.stop_ids)
+    spelt = ", ".join(f"{i} {renderer.decode(np.array([i], np.int32))!r}" for i in template) or "plain text"
+    if not found.stop_ids:
+        return Check("end of turn", Grade.GOOD, f"the template's: {spelt}; the server does not tell its own")
+    if template and not set(template) & set(found.stop_ids):
+        text = f"the template ends a turn with {spelt}, the server with {list(found.stop_ids)}"
+        return Check("end of turn", Grade.LOSS, text, "serve the model with the chat template's end of turn")
+    return Check("end of turn", Grade.GOOD, f"the template's and the server's: {spelt}")
 
 
 def _begins(renderer: Renderer) -> Check:
@@ -134,15 +168,24 @@ async def _completes(policy: HttpPolicy, renderer: Renderer) -> Check:
     if "server_text_differs" in completion.notes:
         act = "give the tokenizer of the served model with --tokenizer"
         return Check("completion", Grade.BAD, f"the ids do not spell the server's text ({text})", act)
+    counted, rendered = completion.usage_prompt_tokens, len(renderer.render(QUESTION).ids)
+    if counted is not None and counted != rendered:
+        told = f"the server counts {counted} prompt tokens, the local template renders {rendered}"
+        return Check(
+            "completion", Grade.LOSS, told, "use the server's own chat template here, with --tokenizer"
+        )
     return Check("completion", Grade.GOOD, text)
 
 
 async def _latency(policy: HttpPolicy, renderer: Renderer, count: int) -> Check:
-    """Median seconds of a short completion, `count` in flight."""
+    """Median seconds of a short completion, `count` in flight, and the tokens that came in that time."""
+    tokens = 0
 
     async def timed() -> float:
+        nonlocal tokens
         started = time.perf_counter()
-        await _ask(policy, renderer, FEW_TOKENS)
+        completion = await _ask(policy, renderer, FEW_TOKENS)
+        tokens += completion.usage_completion_tokens or 0
         return time.perf_counter() - started
 
     started = time.perf_counter()
@@ -151,8 +194,8 @@ async def _latency(policy: HttpPolicy, renderer: Renderer, count: int) -> Check:
     else:
         taken = await asyncio.gather(*(timed() for _ in range(count)))
     spent_s = time.perf_counter() - started
-    rate = len(taken) * FEW_TOKENS / spent_s
-    text = f"{1000 * median(taken):.0f} ms for {FEW_TOKENS} tokens (up to {rate:,.0f} tokens/s)"
+    rate = f", {tokens / spent_s:,.0f} tokens/s" if tokens else ""
+    text = f"{1000 * median(taken):.0f} ms for at most {FEW_TOKENS} tokens{rate}"
     return Check(f"latency at {count}", Grade.GOOD, text)
 
 

@@ -17,7 +17,7 @@ def examine_template(renderer: Renderer) -> Iterator[Check]:
     certificate = renderer.certificate
     yield check_certificate(certificate)
     for field in fields(certificate):
-        if field.name not in ("bridge", "reasons", "key"):
+        if field.name not in ("bridge", "reasons"):
             name = field.name.replace("_", " ")
             yield Check(name, Grade.GOOD, _words(getattr(certificate, field.name), renderer))
     for reason in certificate.reasons:

@@ -183,6 +183,7 @@ async def _described(
         model=model,
         server=served.owner or "unknown",
         context_length=served.context_length,
+        models=served.models,
     )
     if isinstance(found, _TellsLogprobs) and found.wire.gives_ids:
         mode, truncation_shows = await _logprob_mode(transport, replace(found, alternatives=ALTERNATIVES))

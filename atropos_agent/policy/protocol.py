@@ -44,7 +44,8 @@ class Wire(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server was seen to do. `context_length` in tokens, None where it does not say."""
+    """What a server was seen to do. `context_length` in tokens, None where it does not say; `models` is
+    all it serves, as far as it tells."""
 
     wire: Wire
     model: str
@@ -52,6 +53,7 @@ class Capabilities:
     context_length: int | None = None
     logprob_mode: LogprobMode = LogprobMode.UNKNOWN
     stop_ids: tuple[int, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

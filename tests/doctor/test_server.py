@@ -103,19 +103,41 @@ async def test_a_dead_port_is_named_with_its_cause():
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
+    ("fault", "cause", "act"),
     [
-        (Fault.STALL, "stalls: no answer from"),
-        (Fault.STALL_MID_BODY, "stalls: no answer from"),
-        (Fault.HTML, "no JSON"),
-        (Fault.UNAUTHORIZED, "401"),
-        (Fault.INTERNAL_ERROR, "engine died"),
+        (Fault.STALL, "stalls: no answer from", "look at the server's log"),
+        (Fault.STALL_MID_BODY, "stalls: no answer from", "look at the server's log"),
+        (Fault.HTML, "no JSON", "look at the server's own log"),
+        (Fault.UNAUTHORIZED, "401", "set ATROPOS_SERVER_API_KEY"),
+        (Fault.INTERNAL_ERROR, "engine died", "look at the server's own log"),
     ],
 )
-async def test_a_server_that_answers_nothing_usable_is_named_with_its_cause(folder, fault, cause):
-    found = verdict(await examined_fake(folder, lambda ask: fault, wire=Wire.VLLM))
+@pytest.mark.parametrize("answered", [0, 3])
+async def test_a_server_that_answers_nothing_usable_is_named_with_its_cause(
+    folder, fault, cause, act, answered
+):
+    """From the first request on, or once what it can do was found out."""
+    script = lambda ask: "ok" if ask.turn <= answered else fault  # noqa: E731
+    found = verdict(await examined_fake(folder, script, wire=Wire.VLLM))
+    if (fault, answered) == (Fault.HTML, 3):
+        act = "give the address of an inference server"
     assert found.grade is Grade.BAD
     assert cause in found.text
+    assert found.act.startswith(act)
+
+
+async def test_a_server_that_does_not_tokenise_is_ready_and_what_was_not_checked_is_said(folder, monkeypatch):
+    async def none(*_):
+        return None
+
+    monkeypatch.setattr(HttpPolicy, "tokenize", none)
+    found = verdict(await examined_fake(folder, wire=Wire.VLLM, logprob_mode=LogprobMode.PROCESSED))
+    assert found == Verdict(Grade.GOOD, "ready: all well; could not be checked: tokenizer", "collect")
+
+
+async def test_the_token_rate_is_of_tokens_that_came(folder):
+    checks = await examined_fake(folder, lambda ask: "hi", wire=Wire.VLLM)
+    assert "for at most 8 tokens, " in of(checks, "latency at 1").text
 
 
 async def test_a_completion_that_stalls_hides_no_other_check(folder):

@@ -35,9 +35,8 @@ async def test_a_real_llama_cpp_server_with_the_shipped_model_is_ready():
         await server.aclose()
     assert done.returncode == 0, done.stdout
     assert "ready: llama.cpp: ids go in, sampled ids and logprobs come out; processed" in done.stdout
-    assert f"next: atropos-agent collect configs/terminal_tasks/vllm.yaml --policy.base_url={server.url}" in (
-        done.stdout
-    )
+    settings = f"--policy.base_url={server.url} --policy.tokenizer={EMBEDDED_MODEL}"
+    assert f"next: atropos-agent collect CONFIG.yaml {settings}" in done.stdout
     assert "sk-secret-1" not in done.stdout + done.stderr
 
 
