@@ -16,6 +16,7 @@ from atropos_agent.doctor import Check, Grade, Verdict, examine_server, examine_
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.renderer import Renderer
+from atropos_agent.telemetry import redact
 
 EPILOG = """Examples:
 
@@ -78,7 +79,7 @@ async def _server(config: PolicyConfig) -> Verdict:
     tokens = "; ".join(check.text for check in checks if check.name in ("tokens", "logprobs"))
     named = {"base_url": config.base_url, "model": config.model, "tokenizer": config.tokenizer}
     settings = " ".join(f"--policy.{key}={value}" for key, value in named.items() if value is not None)
-    return judge(checks, tokens, f"atropos-agent collect CONFIG.yaml {settings}")
+    return judge(checks, tokens, redact(f"atropos-agent collect CONFIG.yaml {settings}"))
 
 
 def _certificate(template: str, tokenizer: str | None) -> Verdict:
@@ -92,6 +93,8 @@ def _certificate(template: str, tokenizer: str | None) -> Verdict:
 def _renderer(template: str, tokenizer: str | None) -> Renderer:
     try:
         if not template.endswith(".jinja"):
+            if tokenizer is not None:
+                fail(f"{template} brings its own tokenizer; --tokenizer is for a .jinja file", WRONG_INPUT)
             return Renderer.load(template)
         if tokenizer is None:
             fail("a .jinja file needs the tokenizer it is for: --tokenizer FOLDER_OR_NAME", WRONG_INPUT)

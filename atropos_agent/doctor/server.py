@@ -37,6 +37,7 @@ QUESTION: tuple[Message, ...] = (
     {"role": "user", "content": "Say hello."},
 )
 TOKENIZER_NEEDED = "give the model's own with --tokenizer FOLDER_OR_NAME"
+NO_RIGHT = ("answered 401", "answered 403")
 UNREACHED = "start the server, or give its address as http://HOST:PORT/v1"
 IDS_IN = {
     Wire.CHAT_IDS: "serve with vLLM, SGLang or llama.cpp, which take token ids, to render the prompts here",
@@ -90,8 +91,8 @@ def _cure(error: AtroposAgentError) -> str:
         return UNREACHED
     if isinstance(error, MalformedReply):
         return "give the address of an inference server: http://HOST:PORT/v1"
-    refused = isinstance(error, ServerRefused) and any(status in str(error) for status in (" 401", " 403"))
-    return "set ATROPOS_SERVER_API_KEY to the server's key" if refused else LOOK
+    no_right = isinstance(error, ServerRefused) and any(word in str(error) for word in NO_RIGHT)
+    return "set ATROPOS_SERVER_API_KEY to the server's key" if no_right else LOOK
 
 
 async def _reach(policy: HttpPolicy) -> Check:

@@ -56,6 +56,8 @@ class HttpPolicy:
         secrets = [api_key] if api_key else []
         sent = {"Content-Type": "application/json", **(headers or {})}
         if api_key:
+            if "@" in urlsplit(base_url).netloc:
+                raise ConfigError("a server takes an API key or the user in its URL, not both: leave one out")
             sent["Authorization"] = f"Bearer {api_key}"
         self._transport = Transport(
             _origin(base_url), sent, connect_timeout_s=connect_timeout_s, max_attempts=max_attempts

@@ -30,14 +30,19 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 async def test_a_real_llama_cpp_server_with_the_shipped_model_is_ready():
     server = await start_embedded_server(model_folder() / "model.gguf")
     try:
-        done = doctor(server.url, "--tokenizer", str(EMBEDDED_MODEL), ATROPOS_SERVER_API_KEY="sk-secret-1")
+        address = server.url.replace("http://", "http://me:pass-word@")
+        done = doctor(address, "--tokenizer", str(EMBEDDED_MODEL))
+        with_key = doctor(server.url, "--tokenizer", str(EMBEDDED_MODEL), ATROPOS_SERVER_API_KEY="sk-secret")
     finally:
         await server.aclose()
     assert done.returncode == 0, done.stdout
     assert "ready: llama.cpp: ids go in, sampled ids and logprobs come out; processed" in done.stdout
-    settings = f"--policy.base_url={server.url} --policy.tokenizer={EMBEDDED_MODEL}"
+    shown = server.url.replace("http://", "http://***@")
+    settings = f"--policy.base_url={shown} --policy.tokenizer={EMBEDDED_MODEL}"
     assert f"next: atropos-agent collect CONFIG.yaml {settings}" in done.stdout
-    assert "sk-secret-1" not in done.stdout + done.stderr
+    assert "pass-word" not in done.stdout + done.stderr
+    assert with_key.returncode == 0
+    assert "sk-secret" not in with_key.stdout + with_key.stderr
 
 
 def test_a_template_that_rewrites_history_is_shown_with_its_facts(tmp_path):
@@ -72,6 +77,8 @@ def test_a_dead_port_is_exit_1_and_says_what_to_do():
         (("ftp://host",), "begins with http"),
         (("--template", "mine.jinja"), "needs the tokenizer"),
         (("--template", "./absent"), "no folder"),
+        (("--template", "some/folder", "--tokenizer", "other"), "brings its own tokenizer"),
+        (("--template", "some/folder", "--model", "other"), "--model names what a server serves"),
     ],
 )
 def test_what_is_no_input_is_exit_2(arguments, named):

@@ -397,6 +397,11 @@ def test_an_address_that_is_none_is_refused(url):
         HttpPolicy(url)
 
 
+def test_a_key_and_a_user_in_the_url_are_refused_together():
+    with pytest.raises(ConfigError, match="not both"):
+        HttpPolicy("http://me:pass-word@127.0.0.1:9", api_key="sk-secret")
+
+
 async def test_a_growing_prompt_is_sent_whole_each_time():
     prompt = Prompt()
     async with FakeServer(answers("ok")) as server, HttpPolicy(server.url) as policy:
