@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from atropos_agent.rundir import read_groups
+from tests.fake_server_process import serving
+from tests.tokenizers_for_tests import tokenizer_for
 
 COMMAND = str(Path(sys.executable).with_name("atropos-agent"))
 QUICKSTART = str(Path("configs/terminal_tasks/quickstart.yaml").resolve())
@@ -128,13 +131,28 @@ def test_collect_writes_a_run_and_never_overwrites_one(tmp_path):
         }
 
 
-def test_unsafe_and_inexact_settings_are_warned_of(tmp_path):
+def test_unsafe_settings_are_warned_of_and_other_temperatures_keep_their_logprobs(tmp_path):
     pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     settings = ["--sandbox.backend=local", "--agent.temperature=0.7"]
     done = cli("collect", QUICKSTART, *SMALL, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "UNSAFE" in done.stderr
-    assert "not those of the sampling distribution" in " ".join(done.stderr.split())
+    assert "sampling distribution" not in " ".join(done.stderr.split())
     (record, *_) = read_groups(tmp_path / "runs" / "quickstart")
-    assert "inference_logprobs" not in record.group
+    assert "inference_logprobs" in record.group
     assert record.rollouts[0].isolation["unsafe"] is True
+
+
+def test_raw_logprobs_of_another_distribution_are_warned_of_and_left_out(tmp_path):
+    tokenizer_for("chatml").save_pretrained(tmp_path / "tokenizer")
+    script = tmp_path / "script.json"
+    served = {"wire": "vllm", "logprob_mode": "raw", "tokenizer": str(tmp_path / "tokenizer")}
+    script.write_text(json.dumps({**served, "turns": ["done"]}))
+    with serving(script) as url:
+        server = [f"--policy.base_url={url}", f"--policy.tokenizer={tmp_path / 'tokenizer'}"]
+        settings = ["--agent.temperature=0.7", "--collect.groups=1"]
+        done = cli("collect", QUICKSTART, *SMALL, *server, *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not those of the sampling distribution" in " ".join(done.stderr.split())
+    (record,) = read_groups(tmp_path / "runs" / "quickstart")
+    assert "inference_logprobs" not in record.group
