@@ -50,7 +50,6 @@ class ChatFormat:
         choice = common.first_choice(payload)
         text, notes = _text(common.mapping(choice.get("message"), "choices[0].message"))
         prompt_tokens, completion_tokens = common.usage_counts(payload, prompt=None, completion=None)
-        model = payload.get("model")
         plain = Completion(
             text=text,
             finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
@@ -58,7 +57,7 @@ class ChatFormat:
             usage_completion_tokens=completion_tokens,
             sampling=asked.sampling,
             timings=asked.timings,
-            model=model if isinstance(model, str) else self.model,
+            model=common.model_of(payload, self.model),
             notes=notes,
         )
         if self.wire is Wire.CHAT_IDS:

@@ -14,7 +14,9 @@ from atropos_agent.trajectory import (
     Completion,
     FinishReason,
     LogprobMode,
+    LogprobProvenance,
     Logprobs,
+    Provenance,
     SamplingParams,
     Timings,
     TokenIds,
@@ -91,6 +93,46 @@ def mode_of(found: LogprobMode, sampling: SamplingParams, truncation_shows: bool
     """
     blind = found is LogprobMode.PROCESSED and not truncation_shows
     return LogprobMode.UNKNOWN if blind and sampling.truncates else found
+
+
+def sampled(
+    asked: Asked,
+    *,
+    text: str,
+    ids: TokenIds,
+    values: Logprobs,
+    finish: FinishReason,
+    mode: LogprobMode,
+    usage: tuple[int | None, int | None],
+    model: str,
+    weight_version: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Completion:
+    """A completion whose ids int32[n] and logprobs float32[n] the server told as it sampled them; `usage` is
+    its count of prompt and of sampled tokens."""
+    require_count(len(values), len(ids), "logprobs", "sampled ids")
+    return Completion(
+        text=text,
+        token_ids=ids,
+        logprobs=values,
+        finish_reason=finish,
+        provenance=Provenance.SAMPLED,
+        logprob_provenance=LogprobProvenance.SAMPLED,
+        logprob_mode=mode,
+        usage_prompt_tokens=usage[0],
+        usage_completion_tokens=usage[1],
+        sampling=asked.sampling,
+        timings=asked.timings,
+        model=model,
+        weight_version=weight_version,
+        notes=notes,
+    )
+
+
+def model_of(payload: Payload, asked_for: str) -> str:
+    """The model that answered, as the answer names it."""
+    model = payload.get("model")
+    return model if isinstance(model, str) else asked_for
 
 
 def mapping(value: object, where: str) -> Payload:

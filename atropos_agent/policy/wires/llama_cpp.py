@@ -19,9 +19,7 @@ from atropos_agent.policy.wires.common import Asked, Payload
 from atropos_agent.trajectory import (
     Completion,
     LogprobMode,
-    LogprobProvenance,
     Logprobs,
-    Provenance,
     SamplingParams,
     TokenIds,
 )
@@ -104,20 +102,15 @@ class LlamaCppFormat:
         evaluated = common.checked_count(
             payload.get("tokens_evaluated"), asked.prompt_tokens, "tokens_evaluated", "prompt ids"
         )
-        model = payload.get("model")
-        return Completion(
+        return common.sampled(
+            asked,
             text=common.string(payload.get("content"), "content"),
-            token_ids=ids,
-            logprobs=_aligned(ids, probabilities),
-            finish_reason=common.finish_reason(payload.get("stop_type"), "stop_type"),
-            provenance=Provenance.SAMPLED,
-            logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
-            usage_prompt_tokens=evaluated,
-            usage_completion_tokens=predicted,
-            sampling=asked.sampling,
-            timings=asked.timings,
-            model=model if isinstance(model, str) else self.model,
+            ids=ids,
+            values=_aligned(ids, probabilities),
+            finish=common.finish_reason(payload.get("stop_type"), "stop_type"),
+            mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
+            usage=(evaluated, predicted),
+            model=common.model_of(payload, self.model),
             notes=("context_full",) if payload.get("truncated") is True else (),
         )
 

@@ -15,7 +15,7 @@ from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
-from atropos_agent.trajectory import Completion, LogprobMode, LogprobProvenance, Provenance, SamplingParams
+from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +67,15 @@ class SglangFormat:
         if "output_ids" in payload and common.entries(payload["output_ids"], "output_ids") != ids:
             raise MalformedReply(f"output_ids differ from the ids of {where}")
         finish = common.mapping(meta.get("finish_reason"), "meta_info.finish_reason")
-        counts = {"prompt": asked.prompt_tokens, "completion": len(sampled)}
-        prompt_tokens, completion_tokens = common.usage_counts({"usage": meta}, **counts)
         version = meta.get("weight_version")
-        return Completion(
+        return common.sampled(
+            asked,
             text=common.string(payload.get("text"), "text"),
-            token_ids=sampled,
-            logprobs=common.logprobs(values, where),
-            finish_reason=common.finish_reason(finish.get("type"), "meta_info.finish_reason.type"),
-            provenance=Provenance.SAMPLED,
-            logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
-            usage_prompt_tokens=prompt_tokens,
-            usage_completion_tokens=completion_tokens,
-            sampling=asked.sampling,
-            timings=asked.timings,
+            ids=sampled,
+            values=common.logprobs(values, where),
+            finish=common.finish_reason(finish.get("type"), "meta_info.finish_reason.type"),
+            mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
+            usage=common.usage_counts({"usage": meta}, prompt=asked.prompt_tokens, completion=len(sampled)),
             model=self.model,
             weight_version=None if version is None else str(version),
         )

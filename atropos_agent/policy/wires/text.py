@@ -39,7 +39,6 @@ class TextFormat:
         """The completion, text only."""
         choice = common.first_choice(payload)
         prompt_tokens, completion_tokens = common.usage_counts(payload, prompt=None, completion=None)
-        model = payload.get("model")
         return Completion(
             text=common.string(choice.get("text"), "choices[0].text"),
             finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
@@ -47,5 +46,5 @@ class TextFormat:
             usage_completion_tokens=completion_tokens,
             sampling=asked.sampling,
             timings=asked.timings,
-            model=model if isinstance(model, str) else self.model,
+            model=common.model_of(payload, self.model),
         )

@@ -9,7 +9,7 @@ import orjson
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
-from atropos_agent.trajectory import Completion, LogprobMode, LogprobProvenance, Provenance, SamplingParams
+from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,16 @@ class VllmFormat:
         ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
         arrays = common.mapping(choice.get("logprobs"), "choices[0].logprobs")
         listed = common.entries(arrays.get("token_logprobs"), "choices[0].logprobs.token_logprobs")
-        common.require_count(len(listed), len(ids), "logprobs", "sampled ids")
-        prompt_tokens, completion_tokens = common.usage_counts(
-            payload, prompt=asked.prompt_tokens, completion=len(ids)
-        )
-        model = payload.get("model")
-        return Completion(
+        values = common.logprobs([*listed], "choices[0].logprobs.token_logprobs")
+        return common.sampled(
+            asked,
             text=common.string(choice.get("text"), "choices[0].text"),
-            token_ids=ids,
-            logprobs=common.logprobs([*listed], "choices[0].logprobs.token_logprobs"),
-            finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
-            provenance=Provenance.SAMPLED,
-            logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
-            usage_prompt_tokens=prompt_tokens,
-            usage_completion_tokens=completion_tokens,
-            sampling=asked.sampling,
-            timings=asked.timings,
-            model=model if isinstance(model, str) else self.model,
+            ids=ids,
+            values=values,
+            finish=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
+            mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
+            usage=common.usage_counts(payload, prompt=asked.prompt_tokens, completion=len(ids)),
+            model=common.model_of(payload, self.model),
         )
 
 

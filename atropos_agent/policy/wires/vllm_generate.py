@@ -12,7 +12,7 @@ import orjson
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
-from atropos_agent.trajectory import Completion, LogprobMode, LogprobProvenance, Provenance, SamplingParams
+from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +28,11 @@ class VllmGenerateFormat:
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
         """The request; without `max_tokens` the server goes up to the context length."""
-        asked: dict[str, object] = {
-            "n": 1,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k if sampling.top_k > 0 else -1,
-            "min_p": sampling.min_p,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "repetition_penalty": 1.0,
-            "min_tokens": 0,
-            "logprobs": self.alternatives,
-            "skip_special_tokens": False,
-        }
+        asked = common.openai_sampling(sampling, extended=True)
+        del asked["stream"]
+        asked |= {"logprobs": self.alternatives, "skip_special_tokens": False}
         if sampling.max_tokens is not None:
             asked["max_tokens"] = sampling.max_tokens
-        if sampling.seed is not None:
-            asked["seed"] = sampling.seed
         rest = {"model": self.model, "sampling_params": asked, "stream": False}
         return b'{"token_ids":[%b],%b' % (prompt.encoded_ids, orjson.dumps(rest)[1:])
 
@@ -53,22 +41,15 @@ class VllmGenerateFormat:
         choice = common.first_choice(payload)
         ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
         listed = _entries(choice)
-        common.require_count(len(listed), len(ids), "logprobs", "sampled ids")
-        prompt_tokens, completion_tokens = common.usage_counts(
-            payload, prompt=asked.prompt_tokens, completion=len(ids)
-        )
-        return Completion(
+        values = common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob")
+        return common.sampled(
+            asked,
             text="",
-            token_ids=ids,
-            logprobs=common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob"),
-            finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
-            provenance=Provenance.SAMPLED,
-            logprob_provenance=LogprobProvenance.SAMPLED,
-            logprob_mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
-            usage_prompt_tokens=prompt_tokens,
-            usage_completion_tokens=completion_tokens,
-            sampling=asked.sampling,
-            timings=asked.timings,
+            ids=ids,
+            values=values,
+            finish=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
+            mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
+            usage=common.usage_counts(payload, prompt=asked.prompt_tokens, completion=len(ids)),
             model=self.model,
             weight_version=_weight_version(payload),
         )
