@@ -13,10 +13,12 @@ import typer
 from atropos_agent.cli.console import FAILED, exits, fail
 from atropos_agent.testing import FakeServer, Fault, load_server_script
 
-EXAMPLE = "{wire: vllm, turns: ['<tool_call>...</tool_call>', {fault: stall in mid-body}, done]}"
-EPILOG = f"""SCRIPT is a YAML or JSON file, for example:
+SCRIPT = "{wire: vllm, turns: ['<tool_call>...</tool_call>', {fault: stall in mid-body}, done]}"
+EPILOG = f"""Example:
 
-{EXAMPLE}
+atropos-agent fake-server script.yaml --port 8000
+
+A script is a YAML or JSON file such as {SCRIPT}
 
 Faults: {", ".join(Fault)}
 """
