@@ -38,9 +38,9 @@ def wrong_when_scored(fault):
 
 
 async def rollout(script=told, config=RESCORE, scoring: Scoring | None = Scoring.PROMPT_LOGPROBS):
-    """One rollout against a server that gives text only."""
+    """One rollout by text alone, against a server that can score."""
     server = FakeServer(script, RENDERER, wire=Wire.TEXT, stop_id=None, scoring=scoring)
-    async with server, HttpPolicy(server.url, max_attempts=1) as policy:
+    async with server, HttpPolicy(server.url, wire=Wire.TEXT, max_attempts=1) as policy:
         agent = AtroposAgent(policy, ToolRegistry([Echo()]), config, RENDERER)
         return await agent.run("do it"), server
 
