@@ -215,6 +215,15 @@ async def test_reasoning_that_was_cut_is_closed_and_the_closing_is_not_trained(n
     assert result.metadata["notes"] == {"reasoning_closed": 1}
 
 
+@pytest.mark.parametrize(("name", "first"), [("strips_always", THOUGHT + CALL), ("strips_at_once", CALL)])
+async def test_closed_reasoning_is_noted_also_where_a_sequence_begins_right_after_it(name, first):
+    cut = f"<think>so {CALL}"
+    result, policy, _ = await converse(name, "template", [(first, "stop"), (cut, "length")])
+    assert [found.step_number for found in result.breaks] == [3]
+    assert policy.requests[2].messages[-2]["content"] == cut + "</think>"
+    assert result.metadata["notes"] == {"reasoning_closed": 1}
+
+
 @pytest.mark.parametrize("mode", ["append", "template"])
 async def test_a_stop_token_that_history_shows_otherwise_stays_and_is_no_break(mode):
     result, policy, _ = await converse("gpt_oss", mode, [(CALL, "stop"), (CALL, "stop")])

@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -350,18 +351,19 @@ def test_parsing_rendered_calls_is_the_identity(calls, prose: str):
     assert parsed.reasoning == prose.strip()
 
 
-def cpu_s(text: str) -> float:
-    samples = []
-    for _ in range(3):
+def cpu_s(text: str, samples: int) -> float:
+    taken = []
+    for _ in range(samples):
         start = time.process_time()
         parse(text)
-        samples.append(time.process_time() - start)
-    return min(samples)
+        taken.append(time.process_time() - start)
+    return min(taken)
 
 
-@pytest.mark.parametrize("unit", ["<tool_call>" + " " * 9, '<tool_call>{"'])
-def test_a_megabyte_of_unclosed_tags_costs_at_most_twenty_times_a_tenth_of_it(unit: str):
-    assert cpu_s(unit * (1_000_000 // len(unit))) < 20 * cpu_s(unit * (100_000 // len(unit)))
+def check_growth(text: Callable[[int], str]) -> None:
+    """Forty times the text, for less than 400 times the cost: with its square it would be 1,600."""
+    small, large = cpu_s(text(10_000), samples=3), cpu_s(text(400_000), samples=1)
+    assert large < 400 * max(small, 1e-4)
 
 
 UNITS = """
@@ -374,11 +376,18 @@ UNITS = """
 
 @pytest.mark.parametrize(
     "unit",
-    [*UNITS.split(), "<tool_call ", LS, f"{LS}</think>", "<tool_call>" + "[" * 90, '<tool_call>["a","b'],
+    [
+        *UNITS.split(),
+        "<tool_call ",
+        "<tool_call>" + " " * 9,
+        LS,
+        f"{LS}</think>",
+        "<tool_call>" + "[" * 90,
+        '<tool_call>["a","b',
+    ],
 )
 def test_cost_grows_linearly_with_repeated(unit: str):
-    small, large = (unit * (size // len(unit)) for size in (10_000, 100_000))
-    assert cpu_s(large) < 20 * cpu_s(small)
+    check_growth(lambda size: unit * (size // len(unit)))
 
 
 @pytest.mark.parametrize(
@@ -396,5 +405,4 @@ def test_cost_grows_linearly_with_repeated(unit: str):
     ],
 )
 def test_cost_grows_linearly_with_a_long(head: str, unit: str, tail: str):
-    small, large = (head + unit * (size // len(unit)) + tail for size in (10_000, 100_000))
-    assert cpu_s(large) < 20 * max(cpu_s(small), 1e-4)
+    check_growth(lambda size: head + unit * (size // len(unit)) + tail)

@@ -127,7 +127,6 @@ class History:
         if completion.prompt_token_ids is not None:
             if renderer.is_cut_in_reasoning(ids, completion.finish_reason):
                 self._close_reasoning()
-                self.notes.append(REASONING_CLOSED)
         elif self._follows:
             self._follow_template(renderer, ids, completion)
         else:
@@ -160,10 +159,11 @@ class History:
             self._shown = renderer.text(self.messages)
             self.tracker.begin(renderer.encode(self._shown), self._shown, BreakKind.TEMPLATE)
         else:
-            self.notes += bridge.notes
+            self.notes += [note for note in bridge.notes if note != REASONING_CLOSED]
             self.tracker.add_bridge(bridge)
 
     def _close_reasoning(self) -> None:
         """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
         cut = self.messages[-2]
         self.messages[-2] = {"role": cut["role"], "content": cut["content"] + REASONING_CLOSE}
+        self.notes.append(REASONING_CLOSED)
