@@ -1,20 +1,23 @@
-"""Entry of the archive: `zygote FD UID` on the host, `slot FD` as pid 1 in bubblewrap."""
+"""Entry of the archive: `zygote FD UID` on the host; pid 1 is `slot FD` in bubblewrap, else `container`."""
 
 from __future__ import annotations
 
 import sys
 
-from atropos_agent.sandbox.inside import confine, supervisor, zygote
+from atropos_agent.sandbox.inside import confine, control, supervisor, zygote
 
 
 def main() -> None:
     """Dispatch on the first argument."""
-    role, descriptor = sys.argv[1], int(sys.argv[2])
-    if role == "zygote":
-        zygote.main(descriptor, int(sys.argv[3]))
+    if sys.argv[1] == "zygote":
+        zygote.main(int(sys.argv[2]), int(sys.argv[3]))
+        return
+    confine.ignore_signals_from_inside()
+    if sys.argv[1] == "container":
+        host = control.take_over_streams()
     else:
-        confine.ignore_signals_from_inside()
-        supervisor.Supervisor(supervisor.take_over(descriptor)).run(in_bubblewrap=True)
+        host = control.take_over_socket(int(sys.argv[2]))
+    supervisor.Supervisor(host).run(tree_exists=True)
 
 
 main()

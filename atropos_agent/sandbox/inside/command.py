@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from atropos_agent.sandbox.inside import frames, watch
 from atropos_agent.sandbox.inside.capture import Capture
+from atropos_agent.sandbox.inside.control import HANG_UP, HostGoneError
 
 ENVIRONMENT = {
     "HOME": "/workspace",
@@ -27,10 +28,6 @@ _LONGEST_ARGUMENT = 120_000
 _SCRIPT_FD = 9
 _CHUNK = 1 << 16
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ)
-
-
-class HostGoneError(Exception):
-    """The host closed its end; the slot has no reason to live."""
 
 
 def end_everything() -> None:
@@ -84,7 +81,7 @@ class Command:
         return self._reply(status, started)
 
     def _start(self) -> int:
-        self._poller.register(self._control, select.POLLRDHUP)
+        self._poller.register(self._control, HANG_UP)
         actions: list[tuple[int, int, int]] = []
         ours_to_close: list[int] = []
         try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
 
 from atropos_agent.sandbox.inside import frames
-from atropos_agent.sandbox.inside.command import HostGoneError, end_everything
+from atropos_agent.sandbox.inside.command import end_everything
+from atropos_agent.sandbox.inside.control import HANG_UP, Control, HostGoneError
 from atropos_agent.sandbox.inside.rootfs import WORKSPACE
 
 _CHUNK = 1 << 20
@@ -23,7 +23,7 @@ _LISTING_BYTES = 8 << 20
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
 
-def run_in_child(request: frames.Frame, control: socket.socket) -> None:
+def run_in_child(request: frames.Frame, control: Control) -> None:
     """Do a file operation in a fork with a deadline and pass its reply on, a piece at a time.
 
     Raises HostGoneError, also where the reply breaks off: nobody could tell where the next one begins.
@@ -47,28 +47,28 @@ def run_in_child(request: frames.Frame, control: socket.socket) -> None:
         end_everything()
     if not sent:
         reason = OSError(errno.EIO, "the file operation was killed or took too long")
-        control.sendall(b"".join(_failure(reason)))
+        control.send(b"".join(_failure(reason)))
     elif not complete:
         raise HostGoneError
 
 
-def _relay(reader: int, control: socket.socket, deadline: float) -> tuple[int, bool]:
+def _relay(reader: int, control: Control, deadline: float) -> tuple[int, bool]:
     """Pass on what is written to `reader`: bytes passed, and whether its end came before the deadline."""
     poller = select.poll()
     poller.register(reader, select.POLLIN)
-    poller.register(control, select.POLLRDHUP)
+    poller.register(control.requests, HANG_UP)
     sent = 0
     while True:
         left = deadline - time.monotonic()
         events = dict(poller.poll(left * 1000)) if left > 0 else {}
-        if control.fileno() in events:
+        if control.requests in events:
             raise HostGoneError
         if not events:
             return sent, False
         chunk = os.read(reader, _CHUNK)
         if not chunk:
             return sent, True
-        control.sendall(chunk)
+        control.send(chunk)
         sent += len(chunk)
 
 

@@ -7,26 +7,24 @@ import socket
 from typing import NoReturn
 
 from atropos_agent.sandbox.inside import confine, files, frames, linux, rootfs, watch
-from atropos_agent.sandbox.inside.command import Command, HostGoneError
-
-CONTROL = 3
-_CHUNK = 1 << 16
+from atropos_agent.sandbox.inside.command import Command
+from atropos_agent.sandbox.inside.control import Control, HostGoneError
 
 
 class Supervisor:
-    """Serves a control socket. The first frame configures the slot; each later one is a request."""
+    """Serves a control channel. The first frame configures the slot; each later one is a request."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
         self._reader = frames.FrameReader()
         self._memory_limit: int | None = None
         self._inode_limit: int | None = None
 
-    def run(self, *, in_bubblewrap: bool, outer_ids: tuple[int, int] | None = None) -> NoReturn:
+    def run(self, *, tree_exists: bool, outer_ids: tuple[int, int] | None = None) -> NoReturn:
         """Set the slot up, say so, serve. Never returns; the namespace dies with this process."""
         try:
-            self._set_up(self._receive().meta, in_bubblewrap=in_bubblewrap, outer_ids=outer_ids)
-            self._control.sendall(frames.encode({"ready": True}))
+            self._set_up(self._receive().meta, tree_exists=tree_exists, outer_ids=outer_ids)
+            self._control.send(frames.encode({"ready": True}))
             while True:
                 self._answer(self._receive())
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
@@ -38,7 +36,7 @@ class Supervisor:
         os._exit(1)
 
     def _set_up(
-        self, meta: dict[str, object], *, in_bubblewrap: bool, outer_ids: tuple[int, int] | None
+        self, meta: dict[str, object], *, tree_exists: bool, outer_ids: tuple[int, int] | None
     ) -> None:
         os.umask(0o022)
         # One session per slot: where the kernel schedules by session, slots share fairly, and a command does
@@ -47,7 +45,7 @@ class Supervisor:
         if outer_ids is not None:
             _map_ids(*outer_ids)
         inodes = frames.integer(meta, "workspace_inodes")
-        if not in_bubblewrap:
+        if not tree_exists:
             socket.sethostname("sandbox")
             linux.bring_loopback_up()
             pairs = [pair for pair in frames.sequence(meta, "binds") if isinstance(pair, list)]
@@ -72,7 +70,7 @@ class Supervisor:
 
     def _answer(self, request: frames.Frame) -> None:
         if frames.text(request.meta, "op") == "exec":
-            self._control.sendall(Command(request, self._control.fileno(), self._exceeded).run())
+            self._control.send(Command(request, self._control.requests, self._exceeded).run())
         else:
             files.run_in_child(request, self._control)
 
@@ -88,15 +86,12 @@ class Supervisor:
             frame = self._reader.take()
             if frame is not None:
                 return frame
-            data = self._control.recv(_CHUNK)
-            if not data:
-                raise HostGoneError
-            self._reader.feed(data)
+            self._reader.feed(self._control.receive())
 
     def _report(self, message: str, code: int) -> None:
         with_bounds: dict[str, object] = {"fatal": message[-4000:], "errno": code}
         try:
-            self._control.sendall(frames.encode(with_bounds))
+            self._control.send(frames.encode(with_bounds))
         except OSError:
             return
 
@@ -120,12 +115,3 @@ def _map_ids(uid: int, gid: int) -> None:
         ("gid_map", f"{rootfs.USER_ID} {gid} 1"),
     ):
         rootfs.write_file(f"/proc/self/{name}", line)
-
-
-def take_over(descriptor: int) -> socket.socket:
-    """Move the control socket to a fixed, close-on-exec descriptor and close all others above it."""
-    if descriptor != CONTROL:
-        os.dup2(descriptor, CONTROL, inheritable=False)
-    os.set_inheritable(CONTROL, False)
-    os.closerange(CONTROL + 1, 1 << 20)
-    return socket.socket(fileno=CONTROL)

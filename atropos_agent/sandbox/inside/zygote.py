@@ -15,7 +15,7 @@ import signal
 import socket
 from typing import NoReturn
 
-from atropos_agent.sandbox.inside import confine, linux, supervisor
+from atropos_agent.sandbox.inside import confine, control, linux, supervisor
 
 _MESSAGE = 4096
 
@@ -23,15 +23,15 @@ _MESSAGE = 4096
 class Zygote:
     """Forks slots on request and reaps them."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
+    def __init__(self, host: socket.socket) -> None:
+        self._host = host
         self._poller = select.epoll()
         self._slots: dict[int, tuple[int, int]] = {}  # pidfd: (slot id, pid)
         self._pids: dict[int, int] = {}  # slot id: pid
 
     def serve(self) -> None:
         """Until the host closes its end."""
-        self._poller.register(self._control.fileno(), select.EPOLLIN)
+        self._poller.register(self._host.fileno(), select.EPOLLIN)
         self._say(ready=True)
         while True:
             for descriptor, _ in self._poller.poll():
@@ -41,7 +41,7 @@ class Zygote:
                     return
 
     def _obey(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors, _, _ = socket.recv_fds(self._host, _MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
         message = json.loads(data)
@@ -77,15 +77,15 @@ class Zygote:
         self._say(gone=slot)
 
     def _say(self, **message: object) -> None:
-        self._control.send(json.dumps(message).encode("ascii"))
+        self._host.send(json.dumps(message).encode("ascii"))
 
 
 def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
     """The child of clone(): pid 1 of its namespaces."""
     try:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        control = supervisor.take_over(descriptor)
-        supervisor.Supervisor(control).run(in_bubblewrap=False, outer_ids=outer_ids)
+        host = control.take_over_socket(descriptor)
+        supervisor.Supervisor(host).run(tree_exists=False, outer_ids=outer_ids)
     finally:
         os._exit(1)
 
@@ -101,8 +101,8 @@ def _drop_to(uid: int) -> None:
 
 def main(descriptor: int, uid: int) -> None:
     """Run a zygote on an inherited socket, as `uid` (-1: as who we are)."""
-    control = socket.socket(fileno=descriptor)
-    control.set_inheritable(False)
+    host = socket.socket(fileno=descriptor)
+    host.set_inheritable(False)
     if uid >= 0:
         _drop_to(uid)
     os.chdir("/")
@@ -110,6 +110,6 @@ def main(descriptor: int, uid: int) -> None:
     gc.collect()
     gc.freeze()
     try:
-        Zygote(control).serve()
+        Zygote(host).serve()
     except (BrokenPipeError, ConnectionResetError):
         return
