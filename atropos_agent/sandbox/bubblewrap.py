@@ -72,20 +72,21 @@ class BubblewrapLauncher:
         self._uid = spare_uid()
         self._interpreter = await self._find_interpreter()
 
-    async def launch(self) -> SupervisedSandbox:
-        """A fresh slot. Raises SandboxUnavailable where it cannot be set up."""
+    async def launch(self, spec: SandboxSpec | None = None) -> SupervisedSandbox:
+        """A fresh slot, of this launcher's spec or another. Raises SandboxUnavailable where it cannot be set
+        up."""
         info = os.memfd_create("bwrap-info")
         try:
             with tempfile.TemporaryFile() as errors:
-                return await self._launch(info, errors)
+                return await self._launch(spec or self._spec, info, errors)
         finally:
             os.close(info)
 
-    async def _launch(self, info: int, errors: IO[bytes]) -> SupervisedSandbox:
+    async def _launch(self, spec: SandboxSpec, info: int, errors: IO[bytes]) -> SupervisedSandbox:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = self._start_process(theirs, info, errors.fileno())
+                process = self._start_process(spec, theirs, info, errors.fileno())
         except BaseException:
             ours.close()
             raise
@@ -95,9 +96,9 @@ class BubblewrapLauncher:
             pid = await _child_pid(info, slot)
             slot.kill = lambda: _kill(pid)
             if self._groups is not None:
-                slot.memory = self._groups.create(self._spec.memory_bytes)
+                slot.memory = self._groups.create(spec.memory_bytes)
                 slot.memory.add(pid)
-            await settled(link, configuration(self._spec, watch_memory=self._groups is None))
+            await settled(link, configuration(spec, watch_memory=self._groups is None))
         except asyncio.CancelledError:
             link.abandon("the launch was cancelled")
             raise
@@ -107,7 +108,7 @@ class BubblewrapLauncher:
             errors.seek(0)
             said = errors.read(2000).decode(errors="replace").strip()
             raise SandboxUnavailable(said or str(error)) from error
-        return SupervisedSandbox(link, slot, self._spec, self.isolation)
+        return SupervisedSandbox(link, slot, spec, self.isolation)
 
     async def close(self) -> None:
         """Wait until every slot is gone."""
@@ -124,7 +125,9 @@ class BubblewrapLauncher:
             return _Interpreter(_SYSTEM_PYTHON, "")
         return _own_interpreter(self._uid)
 
-    def _start_process(self, control: socket.socket, told: int, errors: int) -> subprocess.Popen[bytes]:
+    def _start_process(
+        self, spec: SandboxSpec, control: socket.socket, told: int, errors: int
+    ) -> subprocess.Popen[bytes]:
         archive = open_archive()
         etc = {name: memory_file(name, text.encode()) for name, text in rootfs.ETC.items()}
         uid = None if self._uid < 0 else self._uid
@@ -134,7 +137,7 @@ class BubblewrapLauncher:
                 [
                     self._program,
                     *("--info-fd", str(told)),
-                    *self._flags(etc),
+                    *self._flags(spec, etc),
                     "--",
                     *(*python, "slot", str(control.fileno())),
                 ],
@@ -153,7 +156,7 @@ class BubblewrapLauncher:
             for descriptor in (archive, *etc.values()):
                 os.close(descriptor)
 
-    def _flags(self, etc: dict[str, int]) -> list[str]:
+    def _flags(self, spec: SandboxSpec, etc: dict[str, int]) -> list[str]:
         """bwrap's arguments: the same tree as `rootfs.build` makes."""
         identity = str(rootfs.USER_ID)
         flags = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", identity, "--gid", identity]
@@ -183,11 +186,11 @@ class BubblewrapLauncher:
         sizes = (
             ("/tmp", rootfs.TMP_BYTES),  # noqa: S108 the slot's own
             ("/dev/shm", rootfs.SHM_BYTES),  # noqa: S108
-            (WORKSPACE, self._spec.workspace_bytes),
+            (WORKSPACE, spec.workspace_bytes),
         )
         for target, size in sizes:
             flags += ["--size", str(size), "--tmpfs", target]
-        for source, target in resolved_binds(self._spec):
+        for source, target in resolved_binds(spec):
             flags += ["--ro-bind", source, target]
         return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 

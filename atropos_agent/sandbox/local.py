@@ -129,9 +129,9 @@ class LocalLauncher:
         """Remove the directories of trainers that were killed before they could."""
         await asyncio.to_thread(_sweep)
 
-    async def launch(self) -> LocalSandbox:
+    async def launch(self, spec: SandboxSpec | None = None) -> LocalSandbox:
         """A fresh directory."""
-        return LocalSandbox(self._spec, self.isolation)
+        return LocalSandbox(spec or self._spec, self.isolation)
 
     async def close(self) -> None:
         """Nothing to do; each sandbox removes its own directory."""

@@ -101,8 +101,10 @@ class NativeLauncher:
                 said = errors.read(2000).decode(errors="replace").strip() or "no output"
                 raise SandboxUnavailable(f"the sandbox's helper process did not start: {said}") from None
 
-    async def launch(self) -> SupervisedSandbox:
-        """A fresh slot. Raises SandboxUnavailable where it cannot be set up, else SandboxError."""
+    async def launch(self, spec: SandboxSpec | None = None) -> SupervisedSandbox:
+        """A fresh slot, of this launcher's spec or another. Raises SandboxUnavailable where it cannot be set
+        up, else SandboxError."""
+        spec = spec or self._spec
         ours, theirs = socket.socketpair()
         slot = next(self._ids)
         spawned = asyncio.get_running_loop().create_future()
@@ -120,13 +122,13 @@ class NativeLauncher:
         try:
             pid = await spawned
             if self._groups is not None:
-                process.memory = self._groups.create(self._spec.memory_bytes)
+                process.memory = self._groups.create(spec.memory_bytes)
                 process.memory.add(pid)
-            await settled(link, configuration(self._spec, watch_memory=self._groups is None))
+            await settled(link, configuration(spec, watch_memory=self._groups is None))
         except BaseException:
             link.abandon("the launch failed")
             raise
-        return SupervisedSandbox(link, process, self._spec, self.isolation)
+        return SupervisedSandbox(link, process, spec, self.isolation)
 
     async def close(self) -> None:
         """End the zygote and wait until every slot is gone."""
