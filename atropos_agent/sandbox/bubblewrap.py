@@ -22,9 +22,10 @@ from typing import IO
 from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import memory_file, open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
+from atropos_agent.sandbox.identity import identities
 from atropos_agent.sandbox.inside import rootfs
 from atropos_agent.sandbox.link import Link
-from atropos_agent.sandbox.native import limits, settled, spare_uid
+from atropos_agent.sandbox.native import limits, settled
 from atropos_agent.sandbox.protocol import WORKSPACE, Isolation, SandboxSpec
 from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration, resolved_binds
 
@@ -50,7 +51,6 @@ class BubblewrapLauncher:
     def __init__(self, spec: SandboxSpec) -> None:
         self._spec = spec
         self._groups: MemoryGroups | None = find_memory_groups()
-        self._uid = -1
         self._program = ""
         self._interpreter = _Interpreter("", "")
         self._processes: dict[int, SlotProcess] = {}
@@ -69,7 +69,6 @@ class BubblewrapLauncher:
         if version < _OLDEST:
             raise SandboxUnavailable(f"bwrap is version {version}; it must be at least {_OLDEST}")
         self._program = program
-        self._uid = spare_uid()
         self._interpreter = await self._find_interpreter()
 
     async def launch(self, spec: SandboxSpec | None = None) -> SupervisedSandbox:
@@ -83,14 +82,16 @@ class BubblewrapLauncher:
             os.close(info)
 
     async def _launch(self, spec: SandboxSpec, info: int, errors: IO[bytes]) -> SupervisedSandbox:
+        uid = identities().take()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = self._start_process(spec, theirs, info, errors.fileno())
+                process = self._start_process(spec, theirs, info, errors.fileno(), uid)
         except BaseException:
             ours.close()
+            identities().give_back(uid)
             raise
-        slot = self._watch(process)
+        slot = self._watch(process, uid)
         link = await Link.over(ours)
         try:
             pid = await _child_pid(info, slot)
@@ -123,14 +124,14 @@ class BubblewrapLauncher:
         """The system's own, which every slot can see; else ours, if the slots' uid can reach it."""
         if await _version([_SYSTEM_PYTHON, "--version"]) >= _OLDEST_PYTHON:
             return _Interpreter(_SYSTEM_PYTHON, "")
-        return _own_interpreter(self._uid)
+        return _own_interpreter(identities().base)
 
     def _start_process(
-        self, spec: SandboxSpec, control: socket.socket, told: int, errors: int
+        self, spec: SandboxSpec, control: socket.socket, told: int, errors: int, uid: int
     ) -> subprocess.Popen[bytes]:
         archive = open_archive()
         etc = {name: memory_file(name, text.encode()) for name, text in rootfs.ETC.items()}
-        uid = None if self._uid < 0 else self._uid
+        user = None if uid < 0 else uid
         python = [self._interpreter.path, "-I", "-S", "-E", f"/proc/self/fd/{archive}"]
         try:
             return subprocess.Popen(
@@ -148,9 +149,9 @@ class BubblewrapLauncher:
                 stderr=errors,
                 pass_fds=(archive, control.fileno(), told, *etc.values()),
                 start_new_session=True,
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else [],
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
             )
         finally:
             for descriptor in (archive, *etc.values()):
@@ -194,7 +195,7 @@ class BubblewrapLauncher:
             flags += ["--ro-bind", source, target]
         return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> SlotProcess:
+    def _watch(self, process: subprocess.Popen[bytes], uid: int) -> SlotProcess:
         """Reap bwrap once it ends; it outlives everything in its slot.
 
         It is not told to die with us, which could strand a half-made child: the supervisor ends by itself
@@ -210,6 +211,7 @@ class BubblewrapLauncher:
             os.close(pidfd)
             process.wait()
             del self._processes[process.pid]
+            identities().give_back(uid)
             slot.ended()
 
         loop.add_reader(pidfd, ended)

@@ -12,38 +12,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
 from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
+from atropos_agent.sandbox.identity import identities
 from atropos_agent.sandbox.link import Link
 from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
 from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration
 
 _SET_UP_S = 10.0
 _EXIT_S = 5.0
-_SPARE_IDS = (64_055, 60_055, 1_055)
 _MESSAGE = 4096
 MACHINES = ("x86_64", "aarch64")
-
-
-def spare_uid() -> int:
-    """The uid slots run as: ours, or where we are root one that nobody is likely to use.
-
-    Raises SandboxUnavailable where we are root and no other uid can be taken: as the host's uid 0 a sandbox
-    could write kernel settings.
-    """
-    if os.geteuid() != 0:
-        return -1
-    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    for uid in _SPARE_IDS:
-        if any(int(start) <= uid < int(start) + int(length) for start, _, length in ranges):
-            return uid
-    raise SandboxUnavailable(
-        "running as root in a user namespace without other uids: run as an ordinary user"
-    )
 
 
 async def settled(link: Link, configured: dict[str, object]) -> None:
@@ -68,6 +50,7 @@ class NativeLauncher:
         self._ids = itertools.count()
         self._spawning: dict[int, asyncio.Future[int]] = {}
         self._processes: dict[int, SlotProcess] = {}
+        self._uids: dict[int, int] = {}
 
     @property
     def isolation(self) -> Isolation:
@@ -106,20 +89,15 @@ class NativeLauncher:
         up, else SandboxError."""
         spec = spec or self._spec
         ours, theirs = socket.socketpair()
-        slot = next(self._ids)
-        spawned = asyncio.get_running_loop().create_future()
-        self._spawning[slot] = spawned
-        process = SlotProcess(kill=lambda: self._say(kill=slot), groups=self._groups)
-        self._processes[slot] = process
         try:
-            with theirs:
-                self._say(spawn=slot, descriptors=(theirs.fileno(),))
             link = await Link.over(ours)
         except BaseException:
             ours.close()
-            self._forget(slot)
+            theirs.close()
             raise
         try:
+            with theirs:
+                process, spawned = self._spawn(theirs)
             pid = await spawned
             if self._groups is not None:
                 process.memory = self._groups.create(spec.memory_bytes)
@@ -147,6 +125,21 @@ class NativeLauncher:
             self._forget(slot)
         if self._groups is not None:
             await self._groups.settle()
+
+    def _spawn(self, end: socket.socket) -> tuple[SlotProcess, asyncio.Future[int]]:
+        """Ask for a slot that serves `end`: its processes, and the pid of its pid 1 to come."""
+        slot, uid = next(self._ids), identities().take()
+        try:
+            self._say(spawn=slot, uid=uid, descriptors=(end.fileno(),))
+        except SandboxError:
+            identities().give_back(uid)
+            raise
+        self._uids[slot] = uid
+        process = SlotProcess(kill=lambda: self._say(kill=slot), groups=self._groups)
+        self._processes[slot] = process
+        spawned = asyncio.get_running_loop().create_future()
+        self._spawning[slot] = spawned
+        return process, spawned
 
     def _say(self, *, descriptors: tuple[int, ...] = (), **message: int) -> None:
         if self._control is None:
@@ -193,6 +186,7 @@ class NativeLauncher:
         self._spawning.pop(slot, None)
         process = self._processes.pop(slot, None)
         if process is not None:
+            identities().give_back(self._uids.pop(slot))
             process.ended()
 
     def _zygote_gone(self) -> None:
@@ -217,15 +211,17 @@ def limits(groups: MemoryGroups | None, *, inodes: str) -> Mapping[str, str]:
         "wall": "supervisor",
         "network": "namespace",
         "syscalls": "seccomp",
+        "identity": identities().mechanism,
     }
 
 
 def _start_zygote(control: socket.socket, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    who = identities()
     archive = open_archive()
     program = [sys.executable, "-I", "-S", "-E", f"/proc/self/fd/{archive}"]
     try:
         return subprocess.Popen(
-            [*program, "zygote", str(control.fileno()), str(spare_uid())],
+            [*program, "zygote", str(control.fileno()), str(who.base), who.mechanism],
             env={},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -34,15 +34,15 @@ def as_ordinary_user():
 
 
 class Driver:
-    """A trainer process of one kind (`backend-as-user`) and the calls into it."""
+    """A trainer process of one kind (`backend-as-user`) and the calls into it, started by `through`."""
 
-    def __init__(self, kind, package_root, *, spec=None):
+    def __init__(self, kind, package_root, *, spec=None, through=()):
         backend, user = kind.split("-as-")
         command = [sys.executable, str(package_root / "tests/sandbox/driver.py"), str(package_root), backend]
         if user == "user":
             command = [*as_ordinary_user(), *command[1:]]
         self._process = subprocess.Popen(
-            [*command, json.dumps(spec or {})],
+            [*through, *command, json.dumps(spec or {})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"PATH": os.defpath, SECRET_NAME: SECRET},

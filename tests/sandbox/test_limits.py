@@ -132,4 +132,5 @@ async def test_each_limit_names_its_mechanism(small):
         "wall",
         "network",
         "syscalls",
+        "identity",
     }

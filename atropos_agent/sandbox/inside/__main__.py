@@ -1,4 +1,4 @@
-"""Entry of the archive: `zygote FD UID` on the host; pid 1 is `slot FD` in bubblewrap, else `container`."""
+"""Entry of the archive: `zygote FD UID IDENTITY` on the host; pid 1 is `slot FD` or `container`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atropos_agent.sandbox.inside import confine, control, supervisor, zygote
 def main() -> None:
     """Dispatch on the first argument."""
     if sys.argv[1] == "zygote":
-        zygote.main(int(sys.argv[2]), int(sys.argv[3]))
+        zygote.main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
         return
     confine.ignore_signals_from_inside()
     if sys.argv[1] == "container":

@@ -33,6 +33,7 @@ MNT_DETACH = 2
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_SET_SECCOMP = 22
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
@@ -41,15 +42,16 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 
+CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
+
 # Landlock: what each version of its interface can withhold, of what changes files or the tree of names
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_ASKED = 1
 _PATH_BENEATH = 1
 _WRITE_FILE, _REFER, _TRUNCATE = 1 << 1, 1 << 13, 1 << 14
-_REMOVE_OR_MAKE = (
-    0b1_1111_1111 << 4
-)  # remove_dir, remove_file, make_char, _dir, _reg, _sock, _fifo, _block, _sym
-_WRITES_SINCE = {1: _WRITE_FILE | _REMOVE_OR_MAKE, 2: _REFER, 3: _TRUNCATE}
+_REMOVE_OR_MAKE = 0b1_1111_1111 << 4  # remove dir, file; make char, dir, reg, sock, fifo, block, sym
+LANDLOCK_TRUNCATE = 3  # the first version that can withhold truncation
+_WRITES_SINCE = {1: _WRITE_FILE | _REMOVE_OR_MAKE, 2: _REFER, LANDLOCK_TRUNCATE: _TRUNCATE}
 _WRITES_TO_FILE = _WRITE_FILE | _TRUNCATE
 
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -112,8 +114,14 @@ def drop_capabilities() -> None:
         if prctl(PR_CAPBSET_READ, capability):
             prctl(PR_CAPBSET_DROP, capability)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
-    _checked(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")
+    retain_capabilities()
+
+
+def retain_capabilities(*capabilities: int) -> None:
+    """Reduce the effective and permitted sets to these, each below 32, and empty the inheritable set."""
+    kept = sum(1 << capability for capability in capabilities)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)), "capset")
 
 
 def install_filter(program: bytes) -> None:

@@ -115,3 +115,6 @@ def _map_ids(uid: int, gid: int) -> None:
         ("gid_map", f"{rootfs.USER_ID} {gid} 1"),
     ):
         rootfs.write_file(f"/proc/self/{name}", line)
+    # The saved ids are still those that the zygote goes back to.
+    os.setresgid(*[rootfs.USER_ID] * 3)
+    os.setresuid(*[rootfs.USER_ID] * 3)

@@ -1,8 +1,11 @@
 """The process that slots are forked from: loaded once, unprivileged, single-threaded, without an environment.
 
-It speaks one JSON object per SEQPACKET message with the host: `{"spawn": id}` with the slot's end of a
+It speaks one JSON object per SEQPACKET message with the host: `{"spawn": id, "uid"}` with the slot's end of a
 socketpair attached, `{"kill": id}`; it answers `{"spawned": id, "pid"}` or `{"failed": id, ...}`, and tells
 `{"gone": id}` once a slot is reaped. It ends, and every slot with it, when the host closes the socket.
+
+A namespace belongs to the uid that makes it. Where the host is root and gives each slot a uid of its own, the
+zygote keeps the capabilities to take that uid on while it makes the slot, and to kill it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from typing import NoReturn
 from atropos_agent.sandbox.inside import confine, control, linux, supervisor
 
 _MESSAGE = 4096
+UID_PER_SLOT = "uid-per-slot"
+# The signal that ends a slot with its zygote is sent with the zygote's rights, so it needs CAP_KILL too.
+_OF_ANY_SLOT = linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_KILL
 
 
 class Zygote:
@@ -46,22 +52,19 @@ class Zygote:
             return False
         message = json.loads(data)
         if "spawn" in message:
-            self._spawn(message["spawn"], descriptors[0])
+            self._spawn(message["spawn"], message["uid"], descriptors[0])
         elif message["kill"] in self._pids:
             os.kill(self._pids[message["kill"]], signal.SIGKILL)
         return True
 
-    def _spawn(self, slot: int, descriptor: int) -> None:
-        ids = os.getuid(), os.getgid()
+    def _spawn(self, slot: int, uid: int, descriptor: int) -> None:
         try:
-            pid = linux.clone(linux.ALL_NAMESPACES)
+            pid = _clone_as(uid, descriptor)
         except OSError as error:
-            self._say(failed=slot, errno=error.errno, stage="clone")
-            os.close(descriptor)
+            self._say(failed=slot, errno=error.errno, stage=error.filename or "setresuid")
             return
-        if pid == 0:
-            _become_slot(descriptor, ids)
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
         pidfd = os.pidfd_open(pid)
         self._slots[pidfd] = slot, pid
         self._pids[slot] = pid
@@ -80,9 +83,29 @@ class Zygote:
         self._host.send(json.dumps(message).encode("ascii"))
 
 
+def _clone_as(uid: int, descriptor: int) -> int:
+    """Start a slot whose ids outside are `uid` (-1: ours), and be again who we are."""
+    own_uid, own_gid = os.getuid(), os.getgid()
+    outer_ids = (own_uid, own_gid) if uid < 0 else (uid, uid)
+    try:
+        if uid >= 0:
+            os.setresgid(uid, uid, own_gid)
+            os.setresuid(uid, uid, own_uid)
+        pid = linux.clone(linux.ALL_NAMESPACES)
+        if pid == 0:
+            _become_slot(descriptor, outer_ids)
+        return pid
+    finally:
+        if uid >= 0:
+            os.setresuid(own_uid, own_uid, own_uid)
+            os.setresgid(own_gid, own_gid, own_gid)
+
+
 def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
     """The child of clone(): pid 1 of its namespaces."""
     try:
+        # Changing ids makes /proc/self the property of root, and there the slot must map its ids.
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         host = control.take_over_socket(descriptor)
         supervisor.Supervisor(host).run(tree_exists=False, outer_ids=outer_ids)
@@ -90,21 +113,22 @@ def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
         os._exit(1)
 
 
-def _drop_to(uid: int) -> None:
-    """Give up root for good. The sandbox must never run as the host's uid 0."""
+def _drop_to(uid: int, *, retained: tuple[int, ...]) -> None:
+    """Stop being root: the sandbox must never run as the host's uid 0."""
+    linux.prctl(linux.PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    # Changing ids makes /proc/self the property of root; the child must write its own uid_map there.
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)
+    linux.retain_capabilities(*retained)
+    linux.prctl(linux.PR_SET_KEEPCAPS, 0)
 
 
-def main(descriptor: int, uid: int) -> None:
+def main(descriptor: int, uid: int, identity: str) -> None:
     """Run a zygote on an inherited socket, as `uid` (-1: as who we are)."""
     host = socket.socket(fileno=descriptor)
     host.set_inheritable(False)
     if uid >= 0:
-        _drop_to(uid)
+        _drop_to(uid, retained=_OF_ANY_SLOT if identity == UID_PER_SLOT else ())
     os.chdir("/")
     confine.ignore_signals_from_inside()
     gc.collect()
