@@ -6,8 +6,12 @@ from atropos_agent.sandbox.protocol import (
     ExecStatus,
     FileEntry,
     Isolation,
+    Job,
+    JobReport,
     Sandbox,
     SandboxSpec,
+    Session,
+    SessionKind,
 )
 
 __all__ = [
@@ -15,8 +19,12 @@ __all__ = [
     "ExecStatus",
     "FileEntry",
     "Isolation",
+    "Job",
+    "JobReport",
     "Sandbox",
     "SandboxPool",
     "SandboxSpec",
+    "Session",
+    "SessionKind",
     "probe_backend",
 ]

@@ -16,13 +16,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from atropos_agent.errors import SandboxLost
+from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.capture import Capture
-from atropos_agent.sandbox.inside.command import ENVIRONMENT
 from atropos_agent.sandbox.inside.files import Workspace
-from atropos_agent.sandbox.protocol import WORKSPACE, ExecResult, ExecStatus, Isolation, SandboxSpec
-from atropos_agent.sandbox.slot import check_command, status_of_exit
+from atropos_agent.sandbox.inside.program import ENVIRONMENT
+from atropos_agent.sandbox.protocol import (
+    WORKSPACE,
+    ExecResult,
+    ExecStatus,
+    Isolation,
+    Job,
+    SandboxSpec,
+    Session,
+    SessionKind,
+)
+from atropos_agent.sandbox.replies import status_of_exit
+from atropos_agent.sandbox.slot import check_command, check_files
 from atropos_agent.sandbox.workspace import WorkspaceFiles
 
 _PREFIX = "atropos-local-"
@@ -93,6 +103,39 @@ class LocalSandbox(WorkspaceFiles):
         below = inner == WORKSPACE or inner.startswith(WORKSPACE + "/")
         return f"{self._root}{inner[len(WORKSPACE) :]}" if below else inner
 
+    async def start(
+        self,
+        command: str,
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> Job:
+        """Raises SandboxError: there are none."""
+        raise SandboxError("the local backend has no background jobs; native and bubblewrap have them")
+
+    async def session(
+        self,
+        kind: SessionKind = SessionKind.SHELL,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> Session:
+        """Raises SandboxError: there are none."""
+        raise SandboxError("the local backend has no sessions; native and bubblewrap have them")
+
+    async def check(
+        self, command: str, *, files: Mapping[str, bytes] | None = None, timeout_s: float = 30.0
+    ) -> ExecResult:
+        """See `Sandbox.check`; nothing keeps a process that left its session away from it."""
+        with tempfile.TemporaryDirectory(dir=self._directory) as place:
+            await asyncio.to_thread(_write, Path(place), check_files(files))
+            return await self.exec(command, timeout_s=timeout_s, cwd=place)
+
+    async def reset(self) -> bool:
+        """False: a directory is never used twice."""
+        return False
+
     async def close(self) -> None:
         """See `Sandbox.close`."""
         self._cancelled.set()
@@ -122,7 +165,8 @@ class LocalLauncher:
     @property
     def isolation(self) -> Isolation:
         """Nothing but time and output is limited."""
-        absent = dict.fromkeys(("memory", "processes", "workspace", "inodes", "network", "syscalls"), "none")
+        kinds = ("memory", "processes", "workspace", "inodes", "cpu", "network", "syscalls", "check")
+        absent = dict.fromkeys(kinds, "none")
         return Isolation("local", unsafe=True, limits={**absent, "output": "host", "wall": "host"})
 
     async def start(self) -> None:
@@ -245,6 +289,11 @@ class _Run:
             stdout_bytes=output.total,
             stderr_bytes=errors.total,
         )
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
 
 
 def _remove(directory: Path) -> None:

@@ -18,6 +18,8 @@ from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
 from atropos_agent.sandbox.identity import identities
+from atropos_agent.sandbox.inside.check import TRUNCATE_SINCE
+from atropos_agent.sandbox.inside.linux import landlock_abi
 from atropos_agent.sandbox.link import Link
 from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
 from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration
@@ -209,6 +211,8 @@ def limits(groups: MemoryGroups | None, *, inodes: str) -> Mapping[str, str]:
         "inodes": inodes,
         "output": "supervisor",
         "wall": "supervisor",
+        "cpu": "rlimit and watcher",
+        "check": "landlock" if landlock_abi() >= TRUNCATE_SINCE else "none",
         "network": "namespace",
         "syscalls": "seccomp",
         "identity": identities().mechanism,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atropos_agent.errors import SandboxError, SandboxLost
+from atropos_agent.sandbox.background import SlotJob, SlotSession
 from atropos_agent.sandbox.cgroup import MemoryGroups, SlotMemory
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.link import Link
@@ -20,7 +21,9 @@ from atropos_agent.sandbox.protocol import (
     ExecStatus,
     Isolation,
     SandboxSpec,
+    SessionKind,
 )
+from atropos_agent.sandbox.replies import result_of
 from atropos_agent.sandbox.workspace import WorkspaceFiles
 
 GRACE_S = 2.0
@@ -100,31 +103,80 @@ class SupervisedSandbox(WorkspaceFiles):
     ) -> ExecResult:
         """See `Sandbox.exec`."""
         check_command(command, timeout_s=timeout_s, env=env, cwd=cwd)
-        script = command.encode("utf-8", "surrogatepass")
-        meta: dict[str, object] = {
-            "op": "exec",
-            "script": len(script),
-            "stdin": stdin is not None,
-            "cwd": cwd,
-            "env": dict(env or {}),
-            "timeout_s": timeout_s,
-            "output_kept": self._spec.output_kept_bytes,
-            "output_limit": self._spec.output_limit_bytes,
-        }
+        meta, payload = self._described(command, stdin=stdin, env=env, cwd=cwd)
+        meta |= {"op": "exec", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
+        return (await self.run(meta, payload, timeout_s=timeout_s))[0]
+
+    async def start(
+        self,
+        command: str,
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> SlotJob:
+        """See `Sandbox.start`."""
+        check_command(command, timeout_s=1.0, env=env, cwd=cwd)
+        meta, payload = self._described(command, stdin=stdin, env=env, cwd=cwd)
+        number = await self._numbered({**meta, "op": "start"}, payload, "job")
+        return SlotJob(self, number, self._spec.output_kept_bytes)
+
+    async def session(
+        self,
+        kind: SessionKind = SessionKind.SHELL,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORKSPACE,
+    ) -> SlotSession:
+        """See `Sandbox.session`."""
+        check_command("", timeout_s=1.0, env=env, cwd=cwd)
+        meta, payload = self._described("", stdin=None, env=env, cwd=cwd)
+        number = await self._numbered({**meta, "op": "open_session", "kind": kind.value}, payload, "session")
+        return SlotSession(self, number)
+
+    async def check(
+        self, command: str, *, files: Mapping[str, bytes] | None = None, timeout_s: float = 30.0
+    ) -> ExecResult:
+        """See `Sandbox.check`."""
+        check_command(command, timeout_s=timeout_s, env=None, cwd=WORKSPACE)
+        contents = check_files(files)
+        meta, script = self._described(command, stdin=None, env=None, cwd=WORKSPACE)
+        meta |= {"op": "check", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
+        meta["files"] = [[name, len(data)] for name, data in contents.items()]
+        payload = b"".join((script, *contents.values()))
+        return (await self.run(meta, payload, timeout_s=timeout_s))[0]
+
+    async def reset(self) -> bool:
+        """End everything and empty the sandbox; False where it is not as good as new. Raises SandboxLost."""
+        return (await self.ask({"op": "reset"})).meta.get("clean") is True
+
+    async def run(
+        self, meta: dict[str, object], payload: bytes, *, timeout_s: float
+    ) -> tuple[ExecResult, frames.Frame | None]:
+        """How a command ended, with the reply that says so, None where the sandbox was lost."""
         async with self._turn:
             started = time.monotonic()
             memory = self._process.memory
             try:
-                frame = await self._link.request(meta, script + (stdin or b""), timeout_s=timeout_s + GRACE_S)
-                result = _result(frame, self._spec.output_kept_bytes)
+                frame = await self._link.request(meta, payload, timeout_s=timeout_s + GRACE_S)
+                result = result_of(frame, self._spec.output_kept_bytes)
                 struck = memory is not None and self._memory_struck(memory)
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
                 lost_after = time.monotonic() - started
-                return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after)
+                return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after), None
         if struck and result.status not in (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT):
-            return replace(result, status=ExecStatus.OOM)
-        return result
+            result = replace(result, status=ExecStatus.OOM)
+        return result, frame
+
+    async def ask(self, meta: dict[str, object]) -> frames.Frame:
+        """The answer to a request that takes no time. Raises SandboxLost."""
+        return await self._ask(meta, b"")
+
+    def lost(self, error: frames.FrameError) -> SandboxLost:
+        """Give the slot up because of an answer that makes no sense."""
+        self._distrust(str(error))
+        return SandboxLost(str(error))
 
     async def close(self) -> None:
         """See `Sandbox.close`."""
@@ -148,6 +200,27 @@ class SupervisedSandbox(WorkspaceFiles):
                 {**meta, "timeout_s": _FILES_S}, payload, timeout_s=_FILES_S + GRACE_S
             )
 
+    async def _numbered(self, meta: dict[str, object], payload: bytes, key: str) -> int:
+        frame = await self._ask(meta, payload)
+        try:
+            return frames.integer(frame.meta, key)
+        except frames.FrameError as error:
+            raise self.lost(error) from error
+
+    def _described(
+        self, command: str, *, stdin: bytes | None, env: Mapping[str, str] | None, cwd: str
+    ) -> tuple[dict[str, object], bytes]:
+        script = command.encode("utf-8", "surrogatepass")
+        meta: dict[str, object] = {
+            "script": len(script),
+            "stdin": stdin is not None,
+            "cwd": cwd,
+            "env": dict(env or {}),
+            "output_kept": self._spec.output_kept_bytes,
+            "output_limit": self._spec.output_limit_bytes,
+        }
+        return meta, script + (stdin or b"")
+
     def _distrust(self, reason: str) -> None:
         self._link.abandon(reason)
         self._process.end()
@@ -168,40 +241,9 @@ def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | No
             raise SandboxError(f"environment entry {name!r:.80} has an empty name, '=' in it, or a NUL byte")
 
 
-def _result(frame: frames.Frame, kept: int) -> ExecResult:
-    """A reply as a result. Raises FrameError: the numbers must fit each other and the budget."""
-    meta = frame.meta
-    cut, number = frames.integer(meta, "stdout"), meta.get("signal")
-    stdout, stderr = frame.payload[:cut], frame.payload[cut:]
-    totals = frames.integer(meta, "stdout_bytes"), frames.integer(meta, "stderr_bytes")
-    if not 0 <= cut <= len(frame.payload) or max(len(stdout), len(stderr)) > kept:
-        raise frames.FrameError(f"a reply of {len(frame.payload)} bytes of output, cut at {cut}")
-    if totals[0] < len(stdout) or totals[1] < len(stderr):
-        raise frames.FrameError(f"output totals {totals} below what was sent")
-    exit_code = None if meta.get("exit_code") is None else frames.integer(meta, "exit_code")
-    return ExecResult(
-        status=_status(frames.text(meta, "status"), exit_code),
-        exit_code=exit_code,
-        stdout=stdout,
-        stderr=stderr,
-        duration_s=frames.number(meta, "duration_s"),
-        signal=None if number is None else frames.integer(meta, "signal"),
-        stdout_bytes=totals[0],
-        stderr_bytes=totals[1],
-    )
-
-
-def status_of_exit(exit_code: int | None) -> ExecStatus:
-    """OK, NONZERO, or KILLED where there is no exit code."""
-    if exit_code is None:
-        return ExecStatus.KILLED
-    return ExecStatus.OK if exit_code == 0 else ExecStatus.NONZERO
-
-
-def _status(word: str, exit_code: int | None) -> ExecStatus:
-    if word == "exited":
-        return status_of_exit(exit_code)
-    try:
-        return ExecStatus(word)
-    except ValueError as error:
-        raise frames.FrameError(f"unknown status {word!r:.80}") from error
+def check_files(files: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+    """The files of a check. Raises SandboxError for a name that is not a plain one."""
+    for name in files or {}:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise SandboxError(f"a file of a check is called {name!r:.80}; it must be a plain name")
+    return files or {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from atropos_agent.errors import SandboxLost
 from atropos_agent.sandbox.inside import frames
-from atropos_agent.sandbox.protocol import FileEntry
+from atropos_agent.sandbox.protocol import WORKSPACE, FileEntry
+from atropos_agent.sandbox.tar import pack, unpack
 
 
 class WorkspaceFiles(ABC):
-    """`read_file`, `write_files` and `snapshot` of the `Sandbox` protocol over one way to ask."""
+    """The file methods of the `Sandbox` protocol over one way to ask."""
 
     @abstractmethod
     async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:
@@ -40,11 +42,51 @@ class WorkspaceFiles(ABC):
             "max_file_bytes": max_file_bytes,
             "max_total_bytes": min(max_total_bytes, frames.MAX_PAYLOAD),
         }
-        frame = await self._request(meta)
+        return await self._entries(meta)
+
+    async def list_files(self, path: str = WORKSPACE) -> dict[str, FileEntry]:
+        """See `Sandbox.list_files`."""
+        return await self._entries({"op": "list", "path": path}, path=path)
+
+    async def restore(self, entries: Mapping[str, FileEntry]) -> None:
+        """See `Sandbox.restore`."""
+        await self._make(entries, clear=True)
+
+    async def archive(self, *, max_total_bytes: int = 128 << 20) -> bytes:
+        """See `Sandbox.archive`."""
+        entries = await self.snapshot(max_file_bytes=max_total_bytes, max_total_bytes=max_total_bytes)
+        cut = next(
+            (
+                path
+                for path, entry in entries.items()
+                if len(entry.data) < entry.size and entry.kind == "file"
+            ),
+            "",
+        )
+        if cut:
+            raise OSError(
+                errno.EFBIG, f"the workspace holds more than max_total_bytes={max_total_bytes}", cut
+            )
+        return pack(entries)
+
+    async def extract(self, archive: bytes) -> None:
+        """See `Sandbox.extract`."""
+        await self._make(unpack(archive), clear=False)
+
+    async def _entries(self, meta: dict[str, object], *, path: str = "") -> dict[str, FileEntry]:
+        frame = await self._request(meta, path=path)
         try:
             return _entries(frame)
         except frames.FrameError as error:
             raise self._lost(error) from error
+
+    async def _make(self, entries: Mapping[str, FileEntry], *, clear: bool) -> None:
+        rows = [
+            [path, entry.kind, entry.mode, entry.size, len(entry.data), entry.target, entry.links]
+            for path, entry in entries.items()
+        ]
+        payload = b"".join(entry.data for entry in entries.values())
+        await self._request({"op": "restore", "entries": rows, "clear": clear}, payload)
 
     async def _request(
         self, meta: dict[str, object], payload: bytes = b"", *, path: str = ""

@@ -1,6 +1,7 @@
 """Sandboxes of every kind for the tests: each backend, driven by root and by an ordinary user."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import atropos_agent
-from atropos_agent.sandbox import ExecResult, ExecStatus, FileEntry, Isolation
+from atropos_agent.sandbox import ExecResult, ExecStatus, FileEntry, Isolation, JobReport
 from tests.sandbox.driver import decoded, encoded
 
 ORDINARY_UID = 4_242
@@ -103,21 +104,86 @@ class DrivenSandbox:
         return self.driver.isolation
 
     async def exec(self, command, **options):
-        result = await asyncio.to_thread(self.driver.call, self._name, "exec", command, **options)
-        return ExecResult(**{**decoded(result), "status": ExecStatus(result["status"])})
+        return result_of(await self._call("exec", command, **options))
+
+    async def start(self, command, **options):
+        return DrivenJob(self.driver, await self._call("start", command, **options))
+
+    async def session(self, kind="shell", **options):
+        return DrivenSession(self.driver, await self._call("session", kind, **options))
+
+    async def check(self, command, **options):
+        return result_of(await self._call("check", command, **options))
+
+    async def reset(self):
+        return await self._call("reset")
+
+    async def list_files(self, *args):
+        return entries_of(await self._call("list_files", *args))
+
+    async def restore(self, entries):
+        await self._call("restore", {path: dataclasses.asdict(entry) for path, entry in entries.items()})
+
+    async def archive(self, **options):
+        return decoded(await self._call("archive", **options))
+
+    async def extract(self, archive):
+        await self._call("extract", archive)
 
     async def read_file(self, path, **options):
-        return decoded(await asyncio.to_thread(self.driver.call, self._name, "read_file", path, **options))
+        return decoded(await self._call("read_file", path, **options))
 
     async def write_files(self, files, **options):
-        await asyncio.to_thread(self.driver.call, self._name, "write_files", files, **options)
+        await self._call("write_files", files, **options)
 
     async def snapshot(self, **options):
-        result = await asyncio.to_thread(self.driver.call, self._name, "snapshot", **options)
-        return {path: FileEntry(**decoded(entry)) for path, entry in result.items()}
+        return entries_of(await self._call("snapshot", **options))
 
     async def close(self):
-        await asyncio.to_thread(self.driver.call, self._name, "close")
+        await self._call("close")
+
+    async def _call(self, method, *args, **options):
+        return await asyncio.to_thread(self.driver.call, self._name, method, *args, **options)
+
+
+class DrivenJob:
+    """A background job of such a sandbox."""
+
+    def __init__(self, driver, name):
+        self._driver, self._name = driver, name
+
+    async def poll(self):
+        return self._report(await asyncio.to_thread(self._driver.call, self._name, "poll"))
+
+    async def kill(self):
+        return self._report(await asyncio.to_thread(self._driver.call, self._name, "kill"))
+
+    @staticmethod
+    def _report(result):
+        status = None if result["status"] is None else ExecStatus(result["status"])
+        return JobReport(**{**decoded(result), "status": status})
+
+
+class DrivenSession:
+    """A session of such a sandbox."""
+
+    def __init__(self, driver, name):
+        self._driver, self._name, self.alive = driver, name, True
+
+    async def run(self, text, **options):
+        result, self.alive = await asyncio.to_thread(self._driver.call, self._name, "run", text, **options)
+        return result_of(result)
+
+    async def close(self):
+        await asyncio.to_thread(self._driver.call, self._name, "close")
+
+
+def result_of(answer):
+    return ExecResult(**{**decoded(answer), "status": ExecStatus(answer["status"])})
+
+
+def entries_of(answer):
+    return {path: FileEntry(**decoded(entry)) for path, entry in answer.items()}
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ def encoded(value):
         return {field.name: encoded(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: encoded(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [encoded(entry) for entry in value]
     return value
 
 
@@ -30,7 +32,16 @@ def decoded(value) -> Any:
     return value
 
 
+def entry_table(argument):
+    """Entries that came as JSON objects, as the dataclass."""
+    from atropos_agent.sandbox import FileEntry
+
+    return {path: FileEntry(**entry) for path, entry in argument.items()}
+
+
 async def serve(pool):
+    from atropos_agent.sandbox import SessionKind
+
     open_stacks = {}
     sandboxes = {}
     for line in iter(sys.stdin.buffer.readline, b""):
@@ -41,12 +52,24 @@ async def serve(pool):
                 stack = open_stacks[name] = AsyncExitStack()
                 sandboxes[name] = await stack.enter_async_context(pool.acquire())
                 result = dataclasses.asdict(sandboxes[name].isolation)
-            elif method == "close":
+            elif method == "close" and name in open_stacks:
                 del sandboxes[name]
                 result = await open_stacks.pop(name).aclose()
             else:
                 call = getattr(sandboxes[name], method)
-                result = encoded(await call(*decoded_list(request["args"]), **decoded(request["options"])))
+                arguments = decoded_list(request["args"])
+                if method == "restore":
+                    arguments = [entry_table(*arguments)]
+                if method == "session":
+                    arguments = [SessionKind(*arguments)]
+                result = await call(*arguments, **decoded(request["options"]))
+                if method in ("start", "session"):
+                    handle = f"{name}.{len(sandboxes)}"
+                    sandboxes[handle] = result
+                    result = handle
+                if method == "run":
+                    result = (result, sandboxes[name].alive)
+                result = encoded(result)
             answer = {"result": result}
         except Exception as error:
             answer = {

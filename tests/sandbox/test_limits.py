@@ -92,7 +92,7 @@ async def test_workspace_inodes_are_limited(small):
     assert (
         int(left.stdout) <= SMALL["workspace_inodes"]
         if enforced_at_once
-        else result.status is ExecStatus.KILLED
+        else result.status is ExecStatus.DISK_FULL
     )
 
 
@@ -130,6 +130,8 @@ async def test_each_limit_names_its_mechanism(small):
         "inodes",
         "output",
         "wall",
+        "cpu",
+        "check",
         "network",
         "syscalls",
         "identity",

@@ -1,14 +1,27 @@
-"""Pid 1 of a slot: takes one request at a time from its socket until the host closes it."""
+"""Pid 1 of a slot: takes one request at a time from its channel until the host closes it."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import NoReturn
 
-from atropos_agent.sandbox.inside import confine, files, frames, linux, rootfs, watch
-from atropos_agent.sandbox.inside.command import Command
+from atropos_agent.sandbox.inside import (
+    check,
+    command,
+    confine,
+    emptying,
+    files,
+    frames,
+    linux,
+    rootfs,
+    watch,
+)
+from atropos_agent.sandbox.inside.background import Jobs
 from atropos_agent.sandbox.inside.control import Control, HostGoneError
+from atropos_agent.sandbox.inside.grounds import Grounds
+from atropos_agent.sandbox.inside.session import Sessions
 
 
 class Supervisor:
@@ -17,16 +30,13 @@ class Supervisor:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._reader = frames.FrameReader()
-        self._memory_limit: int | None = None
-        self._inode_limit: int | None = None
 
     def run(self, *, tree_exists: bool, outer_ids: tuple[int, int] | None = None) -> NoReturn:
         """Set the slot up, say so, serve. Never returns; the namespace dies with this process."""
         try:
-            self._set_up(self._receive().meta, tree_exists=tree_exists, outer_ids=outer_ids)
+            limits = set_up(self._receive().meta, tree_exists=tree_exists, outer_ids=outer_ids)
             self._control.send(frames.encode({"ready": True}))
-            while True:
-                self._answer(self._receive())
+            self._serve(Grounds(self._control, limits))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
         except OSError as error:
@@ -35,58 +45,41 @@ class Supervisor:
             self._report(_described(error), 0)
         os._exit(1)
 
-    def _set_up(
-        self, meta: dict[str, object], *, tree_exists: bool, outer_ids: tuple[int, int] | None
-    ) -> None:
-        os.umask(0o022)
-        # One session per slot: where the kernel schedules by session, slots share fairly, and a command does
-        # not wait until a session of its own gets its turn.
-        os.setsid()
-        if outer_ids is not None:
-            _map_ids(*outer_ids)
-        inodes = frames.integer(meta, "workspace_inodes")
-        if not tree_exists:
-            socket.sethostname("sandbox")
-            linux.bring_loopback_up()
-            pairs = [pair for pair in frames.sequence(meta, "binds") if isinstance(pair, list)]
-            rootfs.build(
-                workspace_bytes=frames.integer(meta, "workspace_bytes"),
-                workspace_inodes=inodes,
-                binds=[(str(source), str(target)) for source, target in pairs],
-            )
-        else:
-            self._inode_limit = inodes
-        watched = bool(meta.get("watch_memory"))
-        self._memory_limit = frames.integer(meta, "memory_bytes") if watched else None
-        null = os.open("/dev/null", os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        confine.confine(
-            processes=frames.integer(meta, "processes"),
-            file_bytes=frames.integer(meta, "file_bytes"),
-            unseen_memory=not watched,
-        )
+    def _serve(self, grounds: Grounds) -> NoReturn:
+        jobs, sessions = Jobs(grounds), Sessions(grounds)
+        operations: dict[str, Callable[[frames.Frame], bytes]] = {
+            "exec": lambda request: command.run(request, grounds),
+            "check": lambda request: check.run(request, grounds),
+            "reset": lambda _: frames.encode({"clean": emptying.renew(grounds)}),
+            "start": jobs.start,
+            "poll": jobs.poll,
+            "end": jobs.end,
+            "open_session": sessions.open,
+            "run_in_session": sessions.run,
+            "close_session": sessions.close,
+        }
+        while True:
+            request = self._next(grounds)
+            operation = operations.get(frames.text(request.meta, "op"))
+            if operation is not None:
+                self._control.send(operation(request))
+            else:
+                files.run_in_child(request, grounds)
 
-    def _answer(self, request: frames.Frame) -> None:
-        if frames.text(request.meta, "op") == "exec":
-            self._control.send(Command(request, self._control.requests, self._exceeded).run())
-        else:
-            files.run_in_child(request, self._control)
-
-    def _exceeded(self) -> str:
-        if self._memory_limit is not None and watch.memory_exceeds(self._memory_limit):
-            return "oom"
-        if self._inode_limit is not None and watch.inodes_exceed(rootfs.WORKSPACE, self._inode_limit):
-            return "killed"
-        return ""
+    def _next(self, grounds: Grounds) -> frames.Frame:
+        frame = self._reader.take()
+        while frame is None:
+            grounds.idle()
+            self._reader.feed(self._control.receive())
+            frame = self._reader.take()
+        return frame
 
     def _receive(self) -> frames.Frame:
-        while True:
-            frame = self._reader.take()
-            if frame is not None:
-                return frame
+        frame = self._reader.take()
+        while frame is None:
             self._reader.feed(self._control.receive())
+            frame = self._reader.take()
+        return frame
 
     def _report(self, message: str, code: int) -> None:
         with_bounds: dict[str, object] = {"fatal": message[-4000:], "errno": code}
@@ -94,6 +87,41 @@ class Supervisor:
             self._control.send(frames.encode(with_bounds))
         except OSError:
             return
+
+
+def set_up(meta: dict[str, object], *, tree_exists: bool, outer_ids: tuple[int, int] | None) -> watch.Limits:
+    """Make this process pid 1 of a slot as configured: the limits that are left to watch. Raises OSError."""
+    os.umask(0o022)
+    # One session per slot: where the kernel schedules by session, slots share fairly, and a command does not
+    # wait until a session of its own gets its turn.
+    os.setsid()
+    if outer_ids is not None:
+        _map_ids(*outer_ids)
+    inodes = frames.integer(meta, "workspace_inodes")
+    if not tree_exists:
+        socket.sethostname("sandbox")
+        linux.bring_loopback_up()
+        pairs = [pair for pair in frames.sequence(meta, "binds") if isinstance(pair, list)]
+        rootfs.build(
+            workspace_bytes=frames.integer(meta, "workspace_bytes"),
+            workspace_inodes=inodes,
+            binds=[(str(source), str(target)) for source, target in pairs],
+        )
+    watched = bool(meta.get("watch_memory"))
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    confine.confine(
+        processes=frames.integer(meta, "processes"),
+        file_bytes=frames.integer(meta, "file_bytes"),
+        unseen_memory=not watched,
+    )
+    return watch.Limits(
+        workspace=rootfs.WORKSPACE,
+        memory_bytes=frames.integer(meta, "memory_bytes") if watched else None,
+        inodes=inodes if tree_exists else None,
+    )
 
 
 def _described(error: Exception) -> str:

@@ -3,43 +3,90 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 PERIOD_S = 0.02
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def memory_exceeds(limit: int) -> bool:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a slot as a whole may hold; None where the kernel sees to it."""
+
+    workspace: str
+    memory_bytes: int | None
+    inodes: int | None
+
+    def exceeded(self) -> str:
+        """The status that ends what runs, "" for none."""
+        if self.memory_bytes is not None and _memory_exceeds(self.memory_bytes):
+            return "oom"
+        if self.inodes is not None and _inodes_exceed(self.workspace, self.inodes):
+            return "disk_full"
+        return ""
+
+    def full(self, directories: tuple[str, ...]) -> bool:
+        """True where one of the file systems has no block or no inode left."""
+        usages = [os.statvfs(directory) for directory in directories]
+        return any(usage.f_bavail == 0 or (usage.f_files > 0 and usage.f_favail == 0) for usage in usages)
+
+
+def cpu_of_the_dead_s() -> float:
+    """CPU time of everything that was ever reaped here, with what that had reaped itself."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_of_the_living_s() -> float:
+    """CPU time of all processes of this pid namespace but pid 1, and of their dead children."""
+    ticks = 0
+    for pid in _pids():
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS
+
+
+def _memory_exceeds(limit: int) -> bool:
     """True where the processes of this pid namespace but pid 1 hold more than `limit` bytes.
 
     Resident sizes count shared pages once per process, so a sum above the limit is checked against the
     proportional sizes, which cost more to read.
     """
-    pids = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    pids = list(_pids())
     if sum(_resident(pid) for pid in pids) <= limit:
         return False
     return sum(_proportional(pid) for pid in pids) > limit
 
 
 def _resident(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * _PAGE if fields else 0
 
 
 def _proportional(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) << 10
-    except OSError:  # gone, or it forbids being looked at
-        return _resident(pid)
-    return 0
+    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) << 10
+    return _resident(pid)  # it forbids being looked at, or is gone
 
 
-def inodes_exceed(path: str, limit: int) -> bool:
+def _inodes_exceed(path: str, limit: int) -> bool:
     """True where the file system at `path` holds more than `limit` files."""
     usage = os.statvfs(path)
     return usage.f_files - usage.f_ffree > limit
+
+
+def _pids() -> Iterator[str]:
+    return (name for name in os.listdir("/proc") if name.isdigit() and name != "1")
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc; empty where the process is gone or may not be looked at."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(1 << 16)
+    except OSError:
+        return b""

@@ -1,0 +1,96 @@
+"""Jobs and sessions of a slot, seen from the host."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from atropos_agent.errors import SandboxError, SandboxLost
+from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.protocol import ExecResult, JobReport
+from atropos_agent.sandbox.replies import outcome_of, output_of
+
+
+class Channel(Protocol):
+    """The way to the slot that a job or a session belongs to."""
+
+    async def ask(self, meta: dict[str, object]) -> frames.Frame:
+        """The answer to a request that takes no time. Raises SandboxLost."""
+        ...
+
+    async def run(
+        self, meta: dict[str, object], payload: bytes, *, timeout_s: float
+    ) -> tuple[ExecResult, frames.Frame | None]:
+        """How a command ended, with the reply that says so, None where the sandbox was lost."""
+        ...
+
+    def lost(self, error: frames.FrameError) -> SandboxLost:
+        """Give the slot up because of an answer that makes no sense."""
+        ...
+
+
+class SlotJob:
+    """See `Job`."""
+
+    def __init__(self, channel: Channel, number: int, output_kept: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._output_kept = output_kept
+        self._last: JobReport | None = None
+
+    async def poll(self) -> JobReport:
+        """See `Job.poll`."""
+        return self._last or await self._ask("poll")
+
+    async def kill(self) -> JobReport:
+        """See `Job.kill`."""
+        return self._last or await self._ask("end")
+
+    async def _ask(self, op: str) -> JobReport:
+        frame = await self._channel.ask({"op": op, "job": self._number})
+        try:
+            report = self._report(frame)
+        except frames.FrameError as error:
+            raise self._channel.lost(error) from error
+        if not report.running:
+            self._last = report
+        return report
+
+    def _report(self, frame: frames.Frame) -> JobReport:
+        stdout, stderr, totals = output_of(frame, self._output_kept)
+        duration_s = frames.number(frame.meta, "duration_s")
+        if frames.text(frame.meta, "status") == "running":
+            return JobReport(None, None, stdout, stderr, duration_s, None, *totals)
+        status, exit_code, signal = outcome_of(frame)
+        return JobReport(status, exit_code, stdout, stderr, duration_s, signal, *totals)
+
+
+class SlotSession:
+    """See `Session`."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._alive = True
+
+    @property
+    def alive(self) -> bool:
+        """See `Session.alive`."""
+        return self._alive
+
+    async def run(self, text: str, *, timeout_s: float = 30.0) -> ExecResult:
+        """See `Session.run`."""
+        if "\0" in text:
+            raise SandboxError(f"text has a NUL byte at {text.index(chr(0))}; a session cannot take one")
+        if not self._alive:
+            raise SandboxError("the session has ended; open another")
+        meta: dict[str, object] = {"op": "run_in_session", "session": self._number, "timeout_s": timeout_s}
+        payload = text.encode("utf-8", "surrogatepass")
+        result, frame = await self._channel.run(meta, payload, timeout_s=timeout_s)
+        self._alive = frame is not None and frame.meta.get("alive") is True
+        return result
+
+    async def close(self) -> None:
+        """See `Session.close`."""
+        if self._number:
+            number, self._number, self._alive = self._number, 0, False
+            await self._channel.ask({"op": "close_session", "session": number})

@@ -1,0 +1,53 @@
+"""Programs that go on between commands: jobs, and the table of everything that is kept."""
+
+from __future__ import annotations
+
+import itertools
+
+from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.inside.grounds import Grounds
+from atropos_agent.sandbox.inside.program import Program, Start
+
+
+class Jobs:
+    """Background jobs of a slot, by number."""
+
+    def __init__(self, grounds: Grounds) -> None:
+        self._grounds = grounds
+        self._jobs: dict[int, Program] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self, request: frames.Frame) -> bytes:
+        """Start one: the reply names it. Raises FrameError."""
+        start = Start.asked_for(request)
+        program = self._grounds.program(request)
+        try:
+            program.fork([b"/bin/sh", b"-c", start.script], start, keep=True)
+        except (OSError, ValueError) as error:
+            program.refused(start.directory, error)
+        else:
+            self._grounds.keep(program)
+        number = next(self._numbers)
+        self._jobs[number] = program
+        return frames.encode({"job": number})
+
+    def poll(self, request: frames.Frame) -> bytes:
+        """The reply with what a job has written so far, and how it ended if it has. Raises FrameError."""
+        self._grounds.settle()
+        program = self._find(request)
+        program.drain()
+        how = program.outcome() if program.ended else {"status": "running", **program.written()}
+        return frames.encode(how, program.output())
+
+    def end(self, request: frames.Frame) -> bytes:
+        """End a job with all that it started: the reply as of `poll`. Raises FrameError."""
+        program = self._find(request)
+        self._grounds.kept.pop(program.pidfd, None)
+        program.end()
+        return self.poll(request)
+
+    def _find(self, request: frames.Frame) -> Program:
+        number = frames.integer(request.meta, "job")
+        if number not in self._jobs:
+            raise frames.FrameError(f"no job {number}")
+        return self._jobs[number]

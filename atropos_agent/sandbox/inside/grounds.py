@@ -1,0 +1,110 @@
+"""What the programs of one slot share, and waiting for one of them within the limits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from atropos_agent.sandbox.inside import frames, watch
+from atropos_agent.sandbox.inside.control import HANG_UP, Control, HostGoneError
+from atropos_agent.sandbox.inside.program import Program
+from atropos_agent.sandbox.inside.streams import Streams
+from atropos_agent.sandbox.inside.tree import Family
+
+
+@dataclass(slots=True)
+class Grounds:
+    """Pipes, processes and limits of a slot; `kept` holds the programs that outlive commands, by pidfd."""
+
+    host: Control
+    limits: watch.Limits
+    streams: Streams = field(default_factory=Streams)
+    family: Family = field(default_factory=Family)
+    kept: dict[int, Program] = field(default_factory=dict[int, Program])
+
+    def program(self, request: frames.Frame) -> Program:
+        """One with the output limits of a request, not yet started. Raises FrameError."""
+        return Program(
+            self.streams,
+            self.family,
+            output_kept=frames.integer(request.meta, "output_kept"),
+            output_limit=frames.integer(request.meta, "output_limit"),
+        )
+
+    def keep(self, program: Program) -> None:
+        """Let a started program go on between commands, within the limits."""
+        self.kept[program.pidfd] = program
+
+    def idle(self) -> None:
+        """Serve the kept programs until the host asks for something."""
+        self.streams.watch(self.host.requests)
+        while True:
+            for descriptor in self.streams.wait(watch.PERIOD_S if self.kept else None):
+                if descriptor == self.host.requests:
+                    return
+                self._ended(descriptor)
+            self._enforce()
+
+    def follow(self, program: Program, awaited: int, *, timeout_s: float, cpu_s: float = math.inf) -> str:
+        """Serve the slot until `awaited` is ready, or `program` has ended ("exited"), or a limit is hit (its
+        status).
+
+        `cpu_s` is what may be used by what runs now, infinite for no limit. Raises HostGoneError.
+        """
+        self.streams.watch(self.host.requests, HANG_UP)
+        cpu_exceeded = _cpu_meter(cpu_s)
+        now = time.monotonic()
+        until, next_check = now + timeout_s, now + watch.PERIOD_S
+        while now < until:
+            if now >= next_check:
+                reason = self._enforce() or cpu_exceeded()
+                if reason:
+                    return reason
+                next_check = now + watch.PERIOD_S
+            for descriptor in self.streams.wait(min(until, next_check) - now):
+                if descriptor == self.host.requests:
+                    raise HostGoneError
+                if descriptor in (awaited, program.pidfd):
+                    return "exited"
+                self._ended(descriptor)
+            if program.too_loud:
+                return "output_limit"
+            now = time.monotonic()
+        return "timeout"
+
+    def settle(self) -> None:
+        """End the kept programs of which nothing but the descendants is left."""
+        for pidfd, program in list(self.kept.items()):
+            if self.family.status(program.pid) is not None:
+                self._ended(pidfd)
+
+    def end_kept(self, reason: str) -> None:
+        """End every kept program."""
+        for program in self.kept.values():
+            program.end(reason)
+        self.kept.clear()
+
+    def _ended(self, pidfd: int) -> None:
+        self.kept.pop(pidfd).end()
+
+    def _enforce(self) -> str:
+        """Hold the limits of the slot and of its kept programs: the status that ends all that runs, or ""."""
+        for pidfd, program in list(self.kept.items()):
+            if program.too_loud:
+                self.kept.pop(pidfd).end("output_limit")
+        reason = self.limits.exceeded()
+        if reason:
+            self.end_kept(reason)
+        return reason
+
+
+def _cpu_meter(cpu_s: float) -> Callable[[], str]:
+    """Tells, from now on, whether more than `cpu_s` was used: "timeout", or ""."""
+    if cpu_s == math.inf:
+        return lambda: ""
+    before_s = watch.cpu_of_the_dead_s() + watch.cpu_of_the_living_s()
+    return lambda: (
+        "timeout" if watch.cpu_of_the_dead_s() + watch.cpu_of_the_living_s() - before_s > cpu_s else ""
+    )

@@ -1,0 +1,260 @@
+"""One program of the slot: how it is started, what it has written, how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from atropos_agent.sandbox.inside import frames, linux
+from atropos_agent.sandbox.inside.capture import Capture
+from atropos_agent.sandbox.inside.streams import Feed, Streams
+from atropos_agent.sandbox.inside.tree import Family
+
+ENVIRONMENT = {
+    "HOME": "/workspace",
+    "LANG": "C.UTF-8",
+    "LOGNAME": "sandbox",
+    "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+    "SHELL": "/bin/sh",
+    "TERM": "dumb",
+    "TMPDIR": "/tmp",  # noqa: S108 the slot's own
+    "USER": "sandbox",
+}
+_LONGEST_ARGUMENT = 120_000
+_SCRIPT_FD = 9
+_OUT_OF_THE_WAY = 64
+_CANNOT_START = 126
+_RESET = (signal.SIGPIPE, signal.SIGXFSZ)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Start(NamedTuple):
+    """What to run and where. `script` goes to a fresh shell."""
+
+    script: bytes
+    directory: str
+    environment: Mapping[str, str]
+    stdin: bytes | None
+
+    @classmethod
+    def asked_for(cls, request: frames.Frame) -> Start:
+        """As a request says it. Raises FrameError."""
+        meta, payload = request
+        script = payload[: frames.integer(meta, "script")]
+        overrides = meta.get("env")
+        return cls(
+            script,
+            frames.text(meta, "cwd"),
+            {**ENVIRONMENT, **(overrides if isinstance(overrides, dict) else {})},
+            payload[len(script) :] if meta.get("stdin") else None,
+        )
+
+
+class Program:
+    """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`."""
+
+    def __init__(self, streams: Streams, family: Family, *, output_kept: int, output_limit: int) -> None:
+        self._streams = streams
+        self._family = family
+        self._kept_bytes = output_kept
+        self.output_limit: int = output_limit
+        self.reason: str = "exited"
+        self.started: float = time.monotonic()
+        self.pid: int = 0
+        self.pidfd: int = -1
+        self.stdout: Capture = Capture(output_kept)
+        self.stderr: Capture = Capture(output_kept)
+        self._readers: list[int] = []
+        self._feeds: list[Feed] = []
+        self._wait_status: int | None = None
+
+    @property
+    def too_loud(self) -> bool:
+        """True where more was written than is allowed."""
+        return self.stdout.total + self.stderr.total > self.output_limit
+
+    @property
+    def ended(self) -> bool:
+        """True once `end` was called, or nothing could be started."""
+        return self._wait_status is not None
+
+    def spawn(self, start: Start) -> None:
+        """Run a script in the foreground. Raises OSError, ValueError: nothing was started."""
+        script = start.script
+        arguments: list[bytes] = [b"sh", b"-c", script]
+        theirs = self._open(start.stdin)
+        try:
+            if len(script) > _LONGEST_ARGUMENT:
+                theirs[_SCRIPT_FD] = self._feed(b"exec %d<&-; " % _SCRIPT_FD + script)
+                arguments = [b"sh", b"/dev/fd/%d" % _SCRIPT_FD]
+            os.chdir(start.directory)
+            try:
+                self.pid = os.posix_spawn(
+                    "/bin/sh",
+                    arguments,
+                    start.environment,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, end, number) for number, end in theirs.items()],
+                    setpgroup=0,
+                    setsigdef=_RESET,
+                )
+            finally:
+                os.chdir("/")
+        finally:
+            _close(theirs)
+        self._family.adopt(self.pid)
+        self._started()
+
+    def fork(
+        self,
+        arguments: list[str | bytes],
+        start: Start,
+        *,
+        keep: bool,
+        descriptors: Mapping[int, int] | None = None,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run a program as the root of a tree of its own, which `keep` lets outlive commands.
+
+        `descriptors` are further ones for it (number there: ours); `prepare` runs in the child before it.
+        Raises OSError, ValueError: nothing was started.
+        """
+        theirs = self._open(start.stdin) | dict(descriptors or {})
+        trouble, report = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os.close(trouble)
+                _become(arguments, start, theirs, prepare, report)
+        finally:
+            os.close(report)
+            _close({number: end for number, end in theirs.items() if number not in (descriptors or {})})
+        with open(trouble, "rb", buffering=0) as told:
+            code = told.read(16)
+        if code:
+            os.waitpid(pid, 0)
+            raise OSError(int(code), os.strerror(int(code)))
+        self.pid = pid
+        self._family.adopt(pid, keep=keep)
+        self._started()
+
+    def next_output(self) -> None:
+        """Let what is written from now on be captured apart, and time start anew."""
+        self.started = time.monotonic()
+        self.stdout, self.stderr = Capture(self._kept_bytes), Capture(self._kept_bytes)
+        for reader, capture in zip(self._readers, (self.stdout, self.stderr), strict=True):
+            self._streams.redirect(reader, capture)
+
+    def drain(self) -> None:
+        """Take what lies in the pipes."""
+        for reader in self._readers:
+            self._streams.drain(reader)
+
+    def end(self, reason: str = "exited") -> None:
+        """End the program, with all that descends from it, for `reason`, and take the last of its output."""
+        if self._wait_status is None:
+            self.reason = reason
+            self._wait_status = self._family.release(self.pid)
+            self._streams.forget(self.pidfd)
+            os.close(self.pidfd)
+            self.drain()
+            self._close_ours()
+
+    def outcome(self) -> dict[str, object]:
+        """How it ended and what it wrote, as reply fields; to be asked once it has ended."""
+        assert self._wait_status is not None
+        code = os.waitstatus_to_exitcode(self._wait_status)
+        return {
+            "status": self.reason,
+            "exit_code": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            **self.written(),
+        }
+
+    def written(self) -> dict[str, object]:
+        """The reply fields about output and time."""
+        return {
+            "stdout": min(self.stdout.total, self._kept_bytes),
+            "stdout_bytes": self.stdout.total,
+            "stderr_bytes": self.stderr.total,
+            "duration_s": time.monotonic() - self.started,
+        }
+
+    def output(self) -> bytes:
+        """What is kept of stdout, then of stderr."""
+        return self.stdout.value() + self.stderr.value()
+
+    def refused(self, directory: str, error: Exception) -> None:
+        """Say on stderr, in the way of a shell, why nothing was started."""
+        self._wait_status = _CANNOT_START << 8
+        self._close_ours()
+        reason = getattr(error, "strerror", None) or error
+        self.stderr.add(f"sh: cannot start in {directory!r}: {reason}\n".encode("utf-8", "backslashreplace"))
+
+    def _started(self) -> None:
+        self.pidfd = os.pidfd_open(self.pid)
+        self._streams.watch(self.pidfd)
+        # Under memory pressure the kernel must choose a command, never the supervisor.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"/proc/{self.pid}/oom_score_adj", os.O_WRONLY)
+            try:
+                os.write(descriptor, b"1000")
+            finally:
+                os.close(descriptor)
+
+    def _open(self, stdin: bytes | None) -> dict[int, int]:
+        """The program's ends of its streams, by number."""
+        theirs: dict[int, int] = {}
+        for number, capture in ((1, self.stdout), (2, self.stderr)):
+            reader, theirs[number] = self._streams.open_capture(capture)
+            self._readers.append(reader)
+        if stdin is not None:
+            theirs[0] = self._feed(stdin)
+        return theirs
+
+    def _feed(self, data: bytes) -> int:
+        feed, theirs = self._streams.open_feed(data)
+        self._feeds.append(feed)
+        return theirs
+
+    def _close_ours(self) -> None:
+        for reader in self._readers:
+            self._streams.end_capture(reader)
+        for feed in self._feeds:
+            self._streams.end_feed(feed)
+
+
+def _close(theirs: Mapping[int, int]) -> None:
+    for descriptor in theirs.values():
+        os.close(descriptor)
+
+
+def _become(
+    arguments: list[str | bytes],
+    start: Start,
+    theirs: Mapping[int, int],
+    prepare: Callable[[], None],
+    report: int,
+) -> None:
+    """In the child: never returns."""
+    try:
+        os.setpgid(0, 0)
+        linux.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        aside = {
+            number: fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for number, end in theirs.items()
+        }
+        for number, end in aside.items():
+            os.dup2(end, number)
+        for number in _RESET:
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(start.directory)
+        prepare()
+        os.execve(arguments[0], arguments, start.environment)  # noqa: S606 the arguments are ours
+    except OSError as error:
+        os.write(report, str(error.errno or 0).encode())
+    finally:
+        os._exit(127)

@@ -1,0 +1,128 @@
+"""The pipes of a slot's programs, served by whoever waits for something."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+
+from atropos_agent.sandbox.inside.capture import Capture
+
+_CHUNK = 1 << 16
+
+
+class Feed:
+    """What a program is still to read from a pipe of ours; a `lasting` one stays open for more."""
+
+    def __init__(self, descriptor: int, *, lasting: bool) -> None:
+        self.descriptor = descriptor
+        self.rest = memoryview(b"")
+        self.lasting = lasting
+        self.ended = False
+
+
+class Streams:
+    """Captures what programs write, feeds what they read, and tells which other descriptors are ready."""
+
+    def __init__(self) -> None:
+        self._poller = select.poll()
+        self._captures: dict[int, Capture] = {}
+        self._feeds: dict[int, Feed] = {}
+
+    def watch(self, descriptor: int, events: int = select.POLLIN) -> None:
+        """Let `wait` return `descriptor` when one of `events` happens to it."""
+        self._poller.register(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Undo `watch`."""
+        self._poller.unregister(descriptor)
+
+    def open_capture(self, capture: Capture) -> tuple[int, int]:
+        """A pipe that is read into `capture`: (our end, for `end_capture`; the program's end)."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reader, False)
+        self._captures[reader] = capture
+        self._poller.register(reader, select.POLLIN)
+        return reader, writer
+
+    def redirect(self, reader: int, capture: Capture) -> None:
+        """From now on, what comes from `reader` goes to `capture`."""
+        if reader in self._captures:
+            self._captures[reader] = capture
+
+    def drain(self, reader: int) -> None:
+        """Read what lies in a pipe now."""
+        while reader in self._captures and self._read_some(reader):
+            pass
+
+    def end_capture(self, reader: int) -> None:
+        """Read no more from a pipe."""
+        if self._captures.pop(reader, None) is not None:
+            self._poller.unregister(reader)
+        os.close(reader)
+
+    def open_feed(self, data: bytes, *, lasting: bool = False) -> tuple[Feed, int]:
+        """A pipe that `data` is written into and that closes then, unless it is `lasting`: (to be ended with
+        `end_feed`; the program's end)."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writer, False)
+        feed = Feed(writer, lasting=lasting)
+        self.refill(feed, data)
+        return feed, reader
+
+    def refill(self, feed: Feed, data: bytes) -> None:
+        """Write `data` next; what was not yet read is dropped."""
+        feed.rest = memoryview(data)
+        self._feeds[feed.descriptor] = feed
+        self._poller.register(feed.descriptor, select.POLLOUT)
+
+    def end_feed(self, feed: Feed) -> None:
+        """Write no more, if it has not ended by itself."""
+        self._pause(feed)
+        if not feed.ended:
+            feed.ended = True
+            os.close(feed.descriptor)
+
+    def wait(self, timeout_s: float | None) -> list[int]:
+        """Serve the pipes for at most `timeout_s`, until something happens: the watched descriptors that are
+        ready."""
+        timeout_ms = None if timeout_s is None else max(1, math.ceil(timeout_s * 1000))
+        ready: list[int] = []
+        for descriptor, _ in self._poller.poll(timeout_ms):
+            if descriptor in self._captures:
+                self._read_some(descriptor)
+            elif descriptor in self._feeds:
+                self._write_some(self._feeds[descriptor])
+            else:
+                ready.append(descriptor)
+        return ready
+
+    def _read_some(self, reader: int) -> bool:
+        """False at the end of the stream, or where nothing is there."""
+        try:
+            chunk = os.read(reader, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._poller.unregister(reader)
+            del self._captures[reader]
+            return False
+        self._captures[reader].add(chunk)
+        return True
+
+    def _write_some(self, feed: Feed) -> None:
+        try:
+            feed.rest = feed.rest[os.write(feed.descriptor, feed.rest[:_CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            feed.rest = feed.rest[:0]
+        if not feed.rest and feed.lasting:
+            self._pause(feed)
+        elif not feed.rest:
+            self.end_feed(feed)
+
+    def _pause(self, feed: Feed) -> None:
+        if self._feeds.get(feed.descriptor) is feed:
+            del self._feeds[feed.descriptor]
+            self._poller.unregister(feed.descriptor)
