@@ -35,6 +35,8 @@ def pack(entries: Mapping[str, FileEntry]) -> bytes:
 def unpack(data: bytes) -> dict[str, FileEntry]:
     """What an uncompressed tar holds, parents as they come. Raises SandboxError."""
     entries: dict[str, FileEntry] = {}
+    if data[-tarfile.BLOCKSIZE :] != bytes(tarfile.BLOCKSIZE):
+        raise SandboxError("not an uncompressed tar archive, or not all of it: its end mark is missing")
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:

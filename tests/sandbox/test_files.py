@@ -1,3 +1,8 @@
+import gzip
+import io
+import subprocess
+import tarfile
+
 import pytest
 
 from atropos_agent.sandbox import FileEntry
@@ -126,3 +131,130 @@ async def test_many_files_make_one_snapshot(sandbox):
     found = await sandbox.snapshot()
     assert len(found) == 3001
     assert found["m/f2999"].data == b"2999\n"
+
+
+async def test_a_directory_is_listed_without_content(any_sandbox):
+    await any_sandbox.exec("mkdir d; echo hi > d/f; ln -s /etc d/l; mkdir d/e; echo deep > d/e/g")
+    listed = await any_sandbox.list_files("d")
+    assert {name: (entry.kind, entry.data, entry.target) for name, entry in listed.items()} == {
+        "e": ("dir", b"", ""),
+        "f": ("file", b"", ""),
+        "l": ("symlink", b"", "/etc"),
+    }
+    assert set(await any_sandbox.list_files("/workspace")) == {"d"}
+    with pytest.raises(PermissionError):
+        await any_sandbox.list_files("/etc")
+    with pytest.raises(FileNotFoundError):
+        await any_sandbox.list_files("none")
+
+
+async def test_a_restored_snapshot_is_the_workspace_again(any_sandbox):
+    await any_sandbox.exec("""mkdir -p a/b c; printf '\\377\\0' > a/f; echo x > a/b/g; ln -s ../f a/b/l
+        ln -s /none dangling
+        chmod 4711 a/f; chmod 000 a/b; touch 'new\nline' $(printf 'n\\377')""")
+    before = await any_sandbox.snapshot()
+    await any_sandbox.exec(
+        "chmod 700 a/b; rm -rf a; mkdir a; ln -s /etc a/b; mkdir dangling; echo more > extra"
+    )
+    await any_sandbox.restore(before)
+    assert await any_sandbox.snapshot() == before
+    assert (await any_sandbox.exec("stat -c %a a/f a/b; cat dangling 2>&1; ls")).stdout.startswith(
+        b"4711\n0\ncat: "
+    )
+
+
+async def test_what_cannot_be_made_again_is_refused(any_sandbox):
+    for entry in (FileEntry("file", 0o644, 10, b"cut"), FileEntry("other", 0o644, 0)):
+        with pytest.raises(OSError, match="p: cannot be made again"):
+            await any_sandbox.restore({"p": entry})
+
+
+@pytest.mark.parametrize("path", ["../out", "/etc/x", "l/x"])
+async def test_a_restore_stays_inside(any_sandbox, path):
+    entries = {"l": FileEntry("symlink", 0o777, 0, target="/tmp"), path: FileEntry("file", 0o644, 1, b"x")}
+    with pytest.raises(PermissionError):
+        await any_sandbox.restore(entries)
+
+
+async def test_an_archive_is_a_tar_that_can_be_extracted_elsewhere(any_sandbox):
+    await any_sandbox.exec("mkdir -p d/e; echo hi > d/f; chmod 750 d/f; ln -s f d/l; ln d/f hard; mkfifo p")
+    before = await any_sandbox.snapshot()
+    data = await any_sandbox.archive()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert {member.name for member in archive} == {"d", "d/e", "d/f", "d/l", "hard"}
+    await any_sandbox.restore({})
+    await any_sandbox.write_files({"kept": b"", "d/f": b"old"})
+    await any_sandbox.extract(data)
+    after = await any_sandbox.snapshot()
+    assert set(after) == {"d", "d/e", "d/f", "d/l", "hard", "kept"}
+    assert (after["d/f"].data, after["d/f"].mode, after["d/l"]) == (b"hi\n", 0o750, before["d/l"])
+
+
+@pytest.fixture
+def system_tar(tmp_path):
+    """Two names of one file, as tar(1) packs them."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_text("hi")
+    (tmp_path / "d/g").hardlink_to(tmp_path / "d/f")
+    return subprocess.run(["tar", "-C", tmp_path, "-cf", "-", "./d"], capture_output=True, check=True).stdout
+
+
+async def test_tars_that_others_make_are_understood(any_sandbox, system_tar):
+    await any_sandbox.extract(system_tar)
+    assert (await any_sandbox.exec("cat d/f d/g")).stdout == b"hihi"
+
+
+def tar_of(name, kind=tarfile.REGTYPE, link=""):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        good = tarfile.TarInfo("good")
+        archive.addfile(good)
+        bad = tarfile.TarInfo(name)
+        bad.type, bad.linkname = kind, link
+        archive.addfile(bad)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tar_of("../x"), "outside of the workspace"),
+        (tar_of("/etc/x"), "outside of the workspace"),
+        (tar_of("a/../../x"), "outside of the workspace"),
+        (tar_of("dev", tarfile.CHRTYPE), "a device or a pipe"),
+        (tar_of("pipe", tarfile.FIFOTYPE), "a device or a pipe"),
+        (tar_of("h", tarfile.LNKTYPE, "/etc/passwd"), "a hard link to no earlier file"),
+        (b"no tar" * 200, "not an uncompressed tar"),
+        (tar_of("x")[:600], "not an uncompressed tar"),
+        (gzip.compress(tar_of("x")), "not an uncompressed tar"),
+    ],
+)
+async def test_a_hostile_archive_is_refused_before_anything_is_written(any_sandbox, data, reason):
+    with pytest.raises(RuntimeError, match=f"SandboxError: .*{reason}"):
+        await any_sandbox.extract(data)
+    assert await any_sandbox.snapshot() == {}
+
+
+async def test_an_archive_above_its_limit_is_refused(any_sandbox):
+    await any_sandbox.exec("truncate -s 5M big")
+    with pytest.raises(OSError, match="max_total_bytes=1000"):
+        await any_sandbox.archive(max_total_bytes=1000)
+
+
+async def test_a_reset_sandbox_is_as_good_as_new(sandbox):
+    shell = await sandbox.session()
+    await shell.run(
+        "setsid sleep 800 & echo x > /tmp/a; mkdir -p /dev/shm/b d/e; chmod 000 d/e d; echo y > f"
+    )
+    assert await sandbox.reset()
+    result = await sandbox.exec("ls -A . /tmp /dev/shm; cat /proc/[0-9]*/comm")
+    assert result.stdout.split() == [b".:", b"/dev/shm:", b"/tmp:", *result.stdout.split()[3:]]
+    assert b"sleep" not in result.stdout
+    assert await sandbox.snapshot() == {}
+
+
+async def test_what_outlives_processes_makes_a_reset_fail_if_it_can_exist(sandbox):
+    made = await sandbox.exec(
+        "/usr/bin/python3 -c 'import ctypes; print(ctypes.CDLL(None).shmget(5, 4096, 0o1600))'"
+    )
+    assert await sandbox.reset() is (int(made.stdout) < 0)

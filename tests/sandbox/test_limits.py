@@ -136,3 +136,34 @@ async def test_each_limit_names_its_mechanism(small):
         "syscalls",
         "identity",
     }
+
+
+@pytest.mark.parametrize("kind", ISOLATED)
+async def test_cpu_time_is_limited_for_one_process_and_for_many(package_root, kind):
+    driver = Driver(kind, package_root, spec={"cpu_s": 1.0})
+    sandbox = DrivenSandbox(driver)
+    alone = await sandbox.exec("echo early; exec sh -c 'while :; do :; done'", timeout_s=30)
+    many = await sandbox.exec("for i in 1 2 3 4; do sh -c 'while :; do :; done' & done; wait", timeout_s=30)
+    assert alone.stdout == b"early\n"
+    assert {alone.status, many.status} <= {ExecStatus.TIMEOUT, ExecStatus.KILLED}
+    assert max(alone.duration_s, many.duration_s) < 20
+    assert (await sandbox.exec("sleep 1.2; echo rested")).stdout == b"rested\n"
+    assert (await sandbox.exec("ulimit -t unlimited; ulimit -t")).stdout == b"1\n"
+    await sandbox.close()
+    driver.close()
+
+
+async def test_the_cpu_time_of_a_command_is_told(small):
+    busy = await small.exec("/usr/bin/python3 -c 'for _ in range(3_000_000): pass'")
+    idle = await small.exec("sleep 0.1")
+    assert busy.cpu_s is not None
+    assert idle.cpu_s is not None
+    assert idle.cpu_s < busy.cpu_s
+
+
+async def test_a_failure_that_left_no_space_says_so(small):
+    full = await small.exec("for i in 1 2 3; do head -c 3500000 /dev/zero > f$i || exit 9; done")
+    assert (full.status, full.exit_code) == (ExecStatus.DISK_FULL, 9)
+    assert (await small.exec("false")).status is ExecStatus.DISK_FULL
+    assert (await small.exec("true")).status is ExecStatus.OK
+    assert (await small.exec("rm f1; false")).status is ExecStatus.NONZERO

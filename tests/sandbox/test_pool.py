@@ -241,3 +241,21 @@ def test_a_trainer_killed_while_it_makes_sandboxes_leaves_nothing(package_root, 
             break
         time.sleep(0.02)
     assert {command_line(pid) for pid in family if is_running(pid)} == set()
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+async def test_a_stopped_sandbox_does_not_outlive_a_killed_trainer(package_root, kind):
+    driver = Driver(kind, package_root)
+    driver.call("a", "open")
+    running = asyncio.create_task(asyncio.to_thread(driver.call, "a", "exec", "sleep 987.75"))
+    await asyncio.sleep(0.3)
+    os.kill(supervisor_of("987.75"), signal.SIGSTOP)
+    family = descendants(driver.pid)
+    driver.kill()
+    for _ in range(50):
+        if not any(map(is_running, family)):
+            break
+        await asyncio.sleep(0.02)
+    assert {command_line(pid) for pid in family if is_running(pid)} == set()
+    with pytest.raises(ValueError, match="Expecting value"):
+        await running
