@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
 from atropos_agent.sandbox.identity import identities
+from atropos_agent.sandbox.inside import zygote
 from atropos_agent.sandbox.inside.check import TRUNCATE_SINCE
 from atropos_agent.sandbox.inside.linux import landlock_abi
 from atropos_agent.sandbox.link import Link
@@ -26,7 +26,6 @@ from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configura
 
 _SET_UP_S = 10.0
 _EXIT_S = 5.0
-_MESSAGE = 4096
 MACHINES = ("x86_64", "aarch64")
 
 
@@ -132,29 +131,29 @@ class NativeLauncher:
         """Ask for a slot that serves `end`: its processes, and the pid of its pid 1 to come."""
         slot, uid = next(self._ids), identities().take()
         try:
-            self._say(spawn=slot, uid=uid, descriptors=(end.fileno(),))
+            self._say(zygote.SPAWN, slot, uid, descriptors=(end.fileno(),))
         except SandboxError:
             identities().give_back(uid)
             raise
         self._uids[slot] = uid
-        process = SlotProcess(kill=lambda: self._say(kill=slot), groups=self._groups)
+        process = SlotProcess(kill=lambda: self._say(zygote.KILL, slot), groups=self._groups)
         self._processes[slot] = process
         spawned = asyncio.get_running_loop().create_future()
         self._spawning[slot] = spawned
         return process, spawned
 
-    def _say(self, *, descriptors: tuple[int, ...] = (), **message: int) -> None:
+    def _say(self, kind: bytes, slot: int, uid: int = 0, *, descriptors: tuple[int, ...] = ()) -> None:
         if self._control is None:
             raise SandboxError("the sandbox pool is closed")
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode("ascii")], list(descriptors))
+            socket.send_fds(self._control, [zygote.MESSAGE.pack(kind, slot, uid, b"")], list(descriptors))
         except OSError as error:
             raise SandboxError(f"the sandbox's helper process is gone: {error}") from error
 
     def _hear(self) -> None:
         assert self._control is not None
         try:
-            data = self._control.recv(_MESSAGE)
+            data = self._control.recv(zygote.MESSAGE.size)
         except BlockingIOError:
             return
         except OSError:
@@ -162,18 +161,17 @@ class NativeLauncher:
         if not data:
             self._zygote_gone()
             return
-        message = json.loads(data)
-        if "ready" in message and self._ready is not None:
+        kind, slot, number, stage = zygote.MESSAGE.unpack(data)
+        if kind == zygote.READY and self._ready is not None:
             self._ready.set_result(None)
-        elif "spawned" in message:
-            self._settle(message["spawned"], message["pid"])
-        elif "failed" in message:
-            failure = SandboxUnavailable(f"{message['stage']}: {os.strerror(message['errno'])}")
-            self._settle(message["failed"], failure)
-            self._forget(message["failed"])
-        elif "gone" in message:
-            self._settle(message["gone"], SandboxError("the slot ended while it was set up"))
-            self._forget(message["gone"])
+        elif kind == zygote.SPAWNED:
+            self._settle(slot, number)
+        elif kind == zygote.FAILED:
+            self._settle(slot, SandboxUnavailable(f"{stage.decode()}: {os.strerror(number)}"))
+            self._forget(slot)
+        elif kind == zygote.GONE:
+            self._settle(slot, SandboxError("the slot ended while it was set up"))
+            self._forget(slot)
 
     def _settle(self, slot: int, outcome: int | Exception) -> None:
         future = self._spawning.pop(slot, None)

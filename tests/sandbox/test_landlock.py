@@ -135,7 +135,7 @@ def test_a_kernel_without_it_has_version_0_and_refuses():
         "before = linux.landlock_abi()\n"
         "code = [(32, 0, 0, 0), (21, 0, 1, 444), (6, 0, 0, 0x50000 | errno.ENOSYS), (6, 0, 0, 0x7FFF0000)]\n"
         "linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)\n"
-        "linux.install_filter(b''.join(struct.pack('HBBI', *line) for line in code))\n"
+        "linux.Filter(b''.join(struct.pack('HBBI', *line) for line in code)).install()\n"
         "try: linux.restrict_writes(['/'])\n"
         "except OSError as error: print(json.dumps([before, linux.landlock_abi(), error.errno]))"
     )

@@ -17,7 +17,7 @@ def main() -> None:
         host = control.take_over_streams()
     else:
         host = control.take_over_socket(int(sys.argv[2]))
-    supervisor.Supervisor(host).run(tree_exists=True)
+    supervisor.Supervisor(host).run()
 
 
 main()

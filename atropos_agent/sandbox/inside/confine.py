@@ -28,7 +28,7 @@ def confine(*, processes: int, file_bytes: int, unseen_memory: bool) -> None:
         resource.setrlimit(name, (capped, capped))
     linux.drop_capabilities()
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    seccomp.install(unseen_memory=unseen_memory)
+    seccomp.prepared(unseen_memory=unseen_memory).install()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 

@@ -42,6 +42,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 
+_LAST_POSSIBLE_CAPABILITY = 63
 CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
 
 # Landlock: what each version of its interface can withhold, of what changes files or the tree of names
@@ -108,10 +109,12 @@ def prctl(option: int, *arguments: int) -> int:
 
 def drop_capabilities() -> None:
     """Empty the bounding, ambient, inheritable, permitted and effective sets of this process for good."""
-    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-        last = int(file.read())
-    for capability in range(last + 1):
-        if prctl(PR_CAPBSET_READ, capability):
+    for capability in range(_LAST_POSSIBLE_CAPABILITY + 1):
+        try:
+            bounding = prctl(PR_CAPBSET_READ, capability)
+        except OSError:  # beyond the last one of this kernel
+            break
+        if bounding:
             prctl(PR_CAPBSET_DROP, capability)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     retain_capabilities()
@@ -124,13 +127,18 @@ def retain_capabilities(*capabilities: int) -> None:
     _checked(_libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)), "capset")
 
 
-def install_filter(program: bytes) -> None:
-    """Put a seccomp BPF program (8 bytes an instruction) in force. Needs no_new_privs."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    descriptor = ctypes.create_string_buffer(
-        struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    )
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(descriptor))
+class Filter:
+    """A seccomp BPF program (8 bytes an instruction), laid out as the kernel reads it."""
+
+    def __init__(self, program: bytes) -> None:
+        self._program = ctypes.create_string_buffer(program, len(program))
+        start = ctypes.addressof(self._program)
+        self._header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, start))
+        self._address = ctypes.addressof(self._header)
+
+    def install(self) -> None:
+        """Put it in force. Needs no_new_privs."""
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self._address)
 
 
 def bring_loopback_up() -> None:

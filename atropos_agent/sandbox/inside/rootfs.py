@@ -13,11 +13,18 @@ WORKSPACE = "/workspace"
 USER_ID = 1000
 TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 CONFIGURATION = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
-_LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"))
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "fd/0",
+    "stdout": "fd/1",
+    "stderr": "fd/2",
+    "ptmx": "pts/ptmx",
+}
 TMP_BYTES = 64 << 20
 SHM_BYTES = 16 << 20
 _TMP_OPTIONS = f"size={TMP_BYTES},nr_inodes=20k,mode=1777"
+_TERMINALS_OPTIONS = "newinstance,ptmxmode=0666,mode=0620,max=64"
 _SHM_OPTIONS = f"size={SHM_BYTES},nr_inodes=1k,mode=1777"
 # statvfs flags that an unprivileged remount must keep, with their mount(2) values
 _KEPT_FLAGS = (
@@ -103,9 +110,11 @@ def _show_system() -> None:
 
 def _make_devices() -> None:
     os.makedirs("/dev/shm")  # noqa: S108
+    os.mkdir("/dev/pts")
+    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, _TERMINALS_OPTIONS)
     for name in _DEVICES:
         _bind(f"/dev/{name}", f"/dev/{name}", linux.MS_NOSUID | linux.MS_NOEXEC)
-    for name, target in _LINKS:
+    for name, target in _LINKS.items():
         os.symlink(target, f"/dev/{name}")
 
 

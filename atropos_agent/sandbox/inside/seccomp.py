@@ -8,6 +8,7 @@ kernel's generic table and are untested.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from collections.abc import Sequence
@@ -155,6 +156,7 @@ def program(machine: str, *, unseen_memory: bool) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in [*code, _PASS])
 
 
-def install(*, unseen_memory: bool) -> None:
-    """Put the filter in force for this process and all it starts."""
-    linux.install_filter(program(os.uname().machine, unseen_memory=unseen_memory))
+@functools.cache
+def prepared(*, unseen_memory: bool) -> linux.Filter:
+    """The filter for this machine, to be put in force for a process and all it starts."""
+    return linux.Filter(program(os.uname().machine, unseen_memory=unseen_memory))

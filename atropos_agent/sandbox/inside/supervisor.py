@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,7 +13,7 @@ from atropos_agent.sandbox.inside import (
     emptying,
     files,
     frames,
-    linux,
+    furnish,
     rootfs,
     watch,
 )
@@ -22,6 +21,8 @@ from atropos_agent.sandbox.inside.background import Jobs
 from atropos_agent.sandbox.inside.control import Control, HostGoneError
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.session import Sessions
+
+_READY = frames.encode({"ready": True})
 
 
 class Supervisor:
@@ -31,11 +32,14 @@ class Supervisor:
         self._control = control
         self._reader = frames.FrameReader()
 
-    def run(self, *, tree_exists: bool, outer_ids: tuple[int, int] | None = None) -> NoReturn:
-        """Set the slot up, say so, serve. Never returns; the namespace dies with this process."""
+    def run(self, outer_ids: tuple[int, int] | None = None) -> NoReturn:
+        """Set the slot up, say so, serve. Never returns; the namespace dies with this process.
+
+        `outer_ids`, the slot's uid and gid on the host, are for namespaces in which nothing is made yet.
+        """
         try:
-            limits = set_up(self._receive().meta, tree_exists=tree_exists, outer_ids=outer_ids)
-            self._control.send(frames.encode({"ready": True}))
+            limits = set_up(self._receive().meta, outer_ids)
+            self._control.send(_READY)
             self._serve(Grounds(self._control, limits))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
@@ -89,20 +93,17 @@ class Supervisor:
             return
 
 
-def set_up(meta: dict[str, object], *, tree_exists: bool, outer_ids: tuple[int, int] | None) -> watch.Limits:
+def set_up(meta: dict[str, object], outer_ids: tuple[int, int] | None) -> watch.Limits:
     """Make this process pid 1 of a slot as configured: the limits that are left to watch. Raises OSError."""
     os.umask(0o022)
     # One session per slot: where the kernel schedules by session, slots share fairly, and a command does not
     # wait until a session of its own gets its turn.
     os.setsid()
-    if outer_ids is not None:
-        _map_ids(*outer_ids)
     inodes = frames.integer(meta, "workspace_inodes")
-    if not tree_exists:
-        socket.sethostname("sandbox")
-        linux.bring_loopback_up()
+    if outer_ids is not None:
         pairs = [pair for pair in frames.sequence(meta, "binds") if isinstance(pair, list)]
-        rootfs.build(
+        furnish.furnish(
+            outer_ids,
             workspace_bytes=frames.integer(meta, "workspace_bytes"),
             workspace_inodes=inodes,
             binds=[(str(source), str(target)) for source, target in pairs],
@@ -120,7 +121,7 @@ def set_up(meta: dict[str, object], *, tree_exists: bool, outer_ids: tuple[int, 
     return watch.Limits(
         workspace=rootfs.WORKSPACE,
         memory_bytes=frames.integer(meta, "memory_bytes") if watched else None,
-        inodes=inodes if tree_exists else None,
+        inodes=inodes if outer_ids is None else None,
     )
 
 
@@ -133,16 +134,3 @@ def _described(error: Exception) -> str:
         places.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
     return f"{type(error).__name__}: {error} ({' > '.join(places)})"
-
-
-def _map_ids(uid: int, gid: int) -> None:
-    """One user and one group exist inside: the sandbox's, which are `uid` and `gid` outside."""
-    for name, line in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{rootfs.USER_ID} {uid} 1"),
-        ("gid_map", f"{rootfs.USER_ID} {gid} 1"),
-    ):
-        rootfs.write_file(f"/proc/self/{name}", line)
-    # The saved ids are still those that the zygote goes back to.
-    os.setresgid(*[rootfs.USER_ID] * 3)
-    os.setresuid(*[rootfs.USER_ID] * 3)

@@ -11,16 +11,19 @@ zygote keeps the capabilities to take that uid on while it makes the slot, and t
 from __future__ import annotations
 
 import gc
-import json
 import os
 import select
 import signal
 import socket
+import struct
 from typing import NoReturn
 
-from atropos_agent.sandbox.inside import confine, control, linux, supervisor
+from atropos_agent.sandbox.inside import confine, control, linux, seccomp, supervisor
 
-_MESSAGE = 4096
+# kind, slot, a number (spawn: uid; spawned: pid; failed: errno), the stage that failed
+MESSAGE = struct.Struct("=cqq60p")
+SPAWN, KILL = b"s", b"k"
+READY, SPAWNED, FAILED, GONE = b"R", b"S", b"F", b"G"
 UID_PER_SLOT = "uid-per-slot"
 # The signal that ends a slot with its zygote is sent with the zygote's rights, so it needs CAP_KILL too.
 _OF_ANY_SLOT = linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_KILL
@@ -38,7 +41,7 @@ class Zygote:
     def serve(self) -> None:
         """Until the host closes its end."""
         self._poller.register(self._host.fileno(), select.EPOLLIN)
-        self._say(ready=True)
+        self._say(READY)
         while True:
             for descriptor, _ in self._poller.poll():
                 if descriptor in self._slots:
@@ -47,21 +50,21 @@ class Zygote:
                     return
 
     def _obey(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._host, _MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors, _, _ = socket.recv_fds(self._host, MESSAGE.size, 1, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
-        message = json.loads(data)
-        if "spawn" in message:
-            self._spawn(message["spawn"], message["uid"], descriptors[0])
-        elif message["kill"] in self._pids:
-            os.kill(self._pids[message["kill"]], signal.SIGKILL)
+        kind, slot, number, _ = MESSAGE.unpack_from(data)
+        if kind == SPAWN:
+            self._spawn(slot, number, descriptors[0])
+        elif slot in self._pids:
+            os.kill(self._pids[slot], signal.SIGKILL)
         return True
 
     def _spawn(self, slot: int, uid: int, descriptor: int) -> None:
         try:
             pid = _clone_as(uid, descriptor)
         except OSError as error:
-            self._say(failed=slot, errno=error.errno, stage=error.filename or "setresuid")
+            self._say(FAILED, slot, error.errno or 0, error.filename or "setresuid")
             return
         finally:
             os.close(descriptor)
@@ -69,7 +72,7 @@ class Zygote:
         self._slots[pidfd] = slot, pid
         self._pids[slot] = pid
         self._poller.register(pidfd, select.EPOLLIN)
-        self._say(spawned=slot, pid=pid)
+        self._say(SPAWNED, slot, pid)
 
     def _reap(self, pidfd: int) -> None:
         slot, pid = self._slots.pop(pidfd)
@@ -77,10 +80,10 @@ class Zygote:
         del self._pids[slot]
         self._poller.unregister(pidfd)
         os.close(pidfd)
-        self._say(gone=slot)
+        self._say(GONE, slot)
 
-    def _say(self, **message: object) -> None:
-        self._host.send(json.dumps(message).encode("ascii"))
+    def _say(self, kind: bytes, slot: int = 0, number: int = 0, stage: str = "") -> None:
+        self._host.send(MESSAGE.pack(kind, slot, number, stage.encode()))
 
 
 def _clone_as(uid: int, descriptor: int) -> int:
@@ -108,7 +111,7 @@ def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         host = control.take_over_socket(descriptor)
-        supervisor.Supervisor(host).run(tree_exists=False, outer_ids=outer_ids)
+        supervisor.Supervisor(host).run(outer_ids)
     finally:
         os._exit(1)
 
@@ -131,6 +134,8 @@ def main(descriptor: int, uid: int, identity: str) -> None:
         _drop_to(uid, retained=_OF_ANY_SLOT if identity == UID_PER_SLOT else ())
     os.chdir("/")
     confine.ignore_signals_from_inside()
+    for unseen_memory in (True, False):
+        seccomp.prepared(unseen_memory=unseen_memory)
     gc.collect()
     gc.freeze()
     try:
