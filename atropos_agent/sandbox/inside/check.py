@@ -48,10 +48,7 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
 
 def _write(request: frames.Frame, at: int) -> None:
     """The files of the check, whose names are single components."""
-    for entry in frames.sequence(request.meta, "files"):
-        if not isinstance(entry, list):
-            raise frames.FrameError(f"not a (name, size) pair: {entry!r:.80}")
-        name, size = str(entry[0]), int(entry[1])
+    for name, size in frames.sizes(request.meta, "files"):
         descriptor = os.open(f"{FILES}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o555)
         try:
             write_all(descriptor, request.payload[at : at + size])

@@ -97,8 +97,11 @@ class Workspace:
             "restore": self._restore,
         }
         try:
-            return operations[frames.text(request.meta, "op")](request)
-        except (OSError, ValueError) as error:
+            operation = operations.get(frames.text(request.meta, "op"))
+            if operation is None:
+                raise frames.FrameError(f"no operation {request.meta['op']!r:.80}")
+            return operation(request)
+        except (OSError, ValueError, OverflowError) as error:
             return _failure(error)
         except MemoryError:
             return _failure(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
@@ -139,10 +142,7 @@ class Workspace:
     def _write(self, request: frames.Frame) -> list[bytes]:
         mode = frames.integer(request.meta, "mode")
         start = 0
-        for entry in frames.sequence(request.meta, "files"):
-            if not isinstance(entry, list):
-                raise frames.FrameError(f"not a (path, size) pair: {entry!r}")
-            path, size = str(entry[0]), int(entry[1])
+        for path, size in frames.sizes(request.meta, "files"):
             try:
                 place = self.place(path)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -168,9 +168,7 @@ class Workspace:
         rows: list[tuple[trees.Row, bytes]] = []
         start = 0
         for entry in frames.sequence(request.meta, "entries"):
-            if not isinstance(entry, list):
-                raise frames.FrameError(f"not an entry: {entry!r:.80}")
-            row = trees.Row(*entry)
+            row = trees.Row.read(entry)
             rows.append((row, request.payload[start : start + row.length]))
             start += row.length
         if request.meta.get("clear"):

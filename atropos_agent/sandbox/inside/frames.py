@@ -105,6 +105,18 @@ def text(meta: dict[str, object], key: str) -> str:
     return value
 
 
+def sizes(meta: dict[str, object], key: str) -> list[tuple[str, int]]:
+    """A required list of (name, size) pairs. Raises FrameError."""
+    pairs: list[tuple[str, int]] = []
+    for entry in sequence(meta, key):
+        match entry:
+            case [str(name), int(size)] if size >= 0:
+                pairs.append((name, size))
+            case _:
+                raise FrameError(f"not a (name, size) pair: {entry!r:.80}")
+    return pairs
+
+
 def sequence(meta: dict[str, object], key: str) -> list[object]:
     """A required list field. Raises FrameError."""
     value = meta.get(key)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.regular import open_regular, read_up_to, write_regular
 
 _LISTING_BYTES = 8 << 20
@@ -24,6 +25,15 @@ class Row(NamedTuple):
     length: int
     target: str
     links: int
+
+    @classmethod
+    def read(cls, entry: object) -> Row:
+        """As it came over the wire. Raises FrameError."""
+        match entry:
+            case [str(path), str(kind), int(mode), int(size), int(length), str(target), int(links)]:
+                return cls(path, kind, mode, size, length, target, links)
+            case _:
+                raise frames.FrameError(f"not an entry: {entry!r:.80}")
 
 
 def walk(root: str, *, per_file: int, total: int) -> Iterator[tuple[Row, bytes]]:
