@@ -15,7 +15,8 @@ AtroposAgentError
 ├── ToolError (RuntimeError)            a tool that cannot be registered or built
 ├── SandboxError (RuntimeError)
 │   ├── SandboxUnavailable (OSError)    no isolation to be had on this machine
-│   └── SandboxLost (ConnectionError)   the slot died under a command
+│   ├── SandboxLost (ConnectionError)   the slot died under a command
+│   └── SandboxBusy (TimeoutError)      no sandbox became free in time
 ├── TaskError (RuntimeError)            an environment's own code failed
 └── RecordError (ValueError)            what is recorded or exported
     ├── AmbiguousTrajectory             several sequences where one was asked for
@@ -89,6 +90,10 @@ class SandboxUnavailable(SandboxError, OSError):
 
 class SandboxLost(SandboxError, ConnectionError):
     """The sandbox died; nothing in it can be reached any more."""
+
+
+class SandboxBusy(SandboxError, TimeoutError):
+    """Others held every sandbox for longer than the caller was ready to wait."""
 
 
 class TaskError(AtroposAgentError, RuntimeError):

@@ -1,6 +1,7 @@
 """Where model-written commands run."""
 
-from atropos_agent.sandbox.pool import SandboxPool, probe_backend
+from atropos_agent.sandbox.backends import probe_backend
+from atropos_agent.sandbox.pool import SandboxPool
 from atropos_agent.sandbox.protocol import (
     ExecResult,
     ExecStatus,
@@ -13,6 +14,7 @@ from atropos_agent.sandbox.protocol import (
     Session,
     SessionKind,
 )
+from atropos_agent.sandbox.supply import PoolStats
 
 __all__ = [
     "ExecResult",
@@ -21,6 +23,7 @@ __all__ = [
     "Isolation",
     "Job",
     "JobReport",
+    "PoolStats",
     "Sandbox",
     "SandboxPool",
     "SandboxSpec",

@@ -1,4 +1,7 @@
-"""A hard memory limit per slot, where the kernel and our rights give one: cgroup v2, else v1, else none."""
+"""A hard memory limit per slot, where the kernel and our rights give one: cgroup v2, else v1, else none.
+
+Each place that is no good is told with the reason.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,11 @@ class SlotMemory:
         finally:
             os.close(descriptor)
         return int(events[events.index(b"oom_kill") + 1]) if b"oom_kill" in events else 0
+
+    def kill(self) -> None:
+        """End every process of the group and of those below it, where the kernel offers that at once."""
+        with contextlib.suppress(OSError):
+            (self.path / "cgroup.kill").write_text("1")
 
     def remove(self) -> bool:
         """Remove the group; False where the kernel still counts a dead process in it."""
@@ -79,7 +87,8 @@ class MemoryGroups:
         return group
 
     def discard(self, group: SlotMemory) -> None:
-        """Remove a group whose processes are reaped, at once or as soon as the kernel lets us."""
+        """End what is left in a group and remove it, at once or as soon as the kernel lets us."""
+        group.kill()
         self._busy = [waiting for waiting in (*self._busy, group) if not waiting.remove()]
 
     async def settle(self) -> None:
@@ -91,43 +100,101 @@ class MemoryGroups:
             await asyncio.sleep(_REMOVAL_S)
 
     def sweep(self) -> None:
-        """Remove empty groups of trainers that were killed before they could."""
+        """Remove groups of trainers that were killed before they could."""
         for path in self.parent.glob(f"{_PREFIX}*-*"):
             owner = path.name.removeprefix(_PREFIX).split("-")[0]
             if owner.isdigit() and not Path("/proc", owner).exists():
-                with contextlib.suppress(OSError):
-                    path.rmdir()
+                self.discard(SlotMemory(path, self.version))
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryProbe:
+    """The place that was found (None: there is none), and why each one looked at before it is no good."""
+
+    groups: MemoryGroups | None
+    refusals: tuple[str, ...]
+
+
+def probe_memory_groups() -> MemoryProbe:
+    """The best place that really lets us set a limit, tried out."""
+    refusals: list[str] = []
+    for candidate in (*_v2_places(refusals), *_v1_places(refusals)):
+        try:
+            candidate.create(64 << 20).remove()
+        except OSError as error:
+            refusals.append(f"{candidate.mechanism} at {candidate.parent}: {_words(error)}")
+            continue
+        candidate.sweep()
+        return MemoryProbe(candidate, tuple(refusals))
+    return MemoryProbe(None, tuple(refusals))
 
 
 def find_memory_groups() -> MemoryGroups | None:
-    """The best place that really lets us set a limit, tried out; None where there is none."""
-    for candidate in (*_v2_places(), *_v1_places()):
-        try:
-            candidate.create(64 << 20).remove()
-        except OSError:
-            continue
-        candidate.sweep()
-        return candidate
-    return None
+    """The place of `probe_memory_groups`."""
+    return probe_memory_groups().groups
 
 
-def _v2_places() -> list[MemoryGroups]:
+def memory_limit() -> int | None:
+    """The lowest limit, in bytes, that our own memory cgroup or one above it sets; None where none does."""
+    limits: list[int] = []
+    for hierarchies, name in (
+        (_hierarchies("cgroup2", ""), "memory.max"),
+        (_hierarchies("cgroup", "memory"), "memory.limit_in_bytes"),
+    ):
+        for directory in _upwards(hierarchies):
+            with contextlib.suppress(OSError, ValueError):  # the root has none; "max" is none
+                limits.append(int((directory / name).read_text()))
+    return min(limits, default=None)
+
+
+def _v2_places(refusals: list[str]) -> list[MemoryGroups]:
     """Our own group and those above it, where children get a memory controller and processes may be moved."""
+    hierarchies = _hierarchies("cgroup2", "")
+    if not hierarchies:
+        refusals.append("cgroup-v2: not mounted")
     places: list[MemoryGroups] = []
-    for mount_point, own in _hierarchies("cgroup2", ""):
-        directory = own
-        while directory.is_relative_to(mount_point):
-            control = directory / "cgroup.subtree_control"
-            with contextlib.suppress(OSError):
-                movable = os.access(directory / "cgroup.procs", os.W_OK)
-                if movable and "memory" in control.read_text().split():
-                    places.append(MemoryGroups(directory, 2))
-            directory = directory.parent
+    for directory in _upwards(hierarchies):
+        if reason := _unfit(directory):
+            refusals.append(f"cgroup-v2 at {directory}: {reason}")
+        else:
+            places.append(MemoryGroups(directory, 2))
     return places
 
 
-def _v1_places() -> list[MemoryGroups]:
-    return [MemoryGroups(own, 1) for _, own in _hierarchies("cgroup", "memory")]
+def _unfit(directory: Path) -> str:
+    """Why no group with a memory limit can be made below a directory of cgroup v2; "" where one may."""
+    try:
+        if "memory" not in (directory / "cgroup.controllers").read_text().split():
+            return "it has no memory controller"
+        if "memory" not in (directory / "cgroup.subtree_control").read_text().split():
+            return "its memory controller is not given to the groups below it"
+    except OSError as error:
+        return _words(error)
+    if not os.access(directory / "cgroup.procs", os.W_OK):
+        return f"it is not delegated to uid {os.geteuid()}"
+    return ""
+
+
+def _v1_places(refusals: list[str]) -> list[MemoryGroups]:
+    hierarchies = _hierarchies("cgroup", "memory")
+    if not hierarchies:
+        refusals.append("cgroup-v1: no memory controller is mounted")
+    return [MemoryGroups(own, 1) for _, own in hierarchies]
+
+
+def _words(error: OSError) -> str:
+    at = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
+    return f"{error.strerror or error}{at}"
+
+
+def _upwards(hierarchies: list[tuple[Path, Path]]) -> list[Path]:
+    """Our own directory and those above it, up to the mount point."""
+    return [
+        directory
+        for mount_point, own in hierarchies
+        for directory in (own, *own.parents)
+        if directory.is_relative_to(mount_point)
+    ]
 
 
 def _hierarchies(kind: str, controller: str) -> list[tuple[Path, Path]]:

@@ -1,106 +1,79 @@
-"""A bounded supply of fresh sandboxes: each is used by one rollout, then thrown away."""
+"""A bounded supply of sandboxes: each is used by one rollout at a time, by default by one alone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
-from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
-from atropos_agent.sandbox.local import LocalLauncher
-from atropos_agent.sandbox.native import NativeLauncher
+from atropos_agent.errors import ConfigError, SandboxBusy, SandboxError
+from atropos_agent.sandbox.admission import Admission, Budget, declared_bytes, in_gib
+from atropos_agent.sandbox.backends import check_backend, open_backend
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
-from atropos_agent.sandbox.remedy import remedies
+from atropos_agent.sandbox.requirements import check_requirements
+from atropos_agent.sandbox.supply import Lease, Member, PoolStats, Supply
 from atropos_agent.telemetry import Entry, Kind, Phase
-
-_IDLE = 4
-_PROBE_S = 1.8
-
-
-class Slot(Sandbox, Protocol):
-    """A sandbox that knows whether it still works."""
-
-    @property
-    def alive(self) -> bool:
-        """False once the sandbox is known to be lost."""
-        ...
-
-
-class Launcher(Protocol):
-    """What makes sandboxes of one kind."""
-
-    @property
-    def isolation(self) -> Isolation:
-        """What its sandboxes enforce."""
-        ...
-
-    async def start(self) -> None:
-        """Get ready. Raises SandboxUnavailable."""
-        ...
-
-    async def launch(self) -> Slot:
-        """A fresh sandbox. Raises SandboxUnavailable or SandboxError."""
-        ...
-
-    async def close(self) -> None:
-        """Leave nothing behind; sandboxes that were not closed end too."""
-        ...
-
-
-_LAUNCHERS: dict[str, Callable[[SandboxSpec], Launcher]] = {
-    "native": NativeLauncher,
-    "bubblewrap": BubblewrapLauncher,
-    "local": LocalLauncher,
-}
-_AUTO = ("native", "bubblewrap")
 
 
 class SandboxPool:
-    """Fresh sandboxes, at most `size` in use at once; who waits is served in order.
+    """Sandboxes of one spec, at most `size` in use at once; who waits is served strictly in order.
 
-    `backend` is "auto" (native, then bubblewrap), "native", "bubblewrap" or "local" (no isolation at all). An
-    async context manager, bound to the event loop it is entered in; entering raises SandboxUnavailable
-    where the isolation cannot be had, leaving ends every process of the pool.
+    `backend` is "auto" (native, then bubblewrap), "native", "bubblewrap" or "local" (no isolation at all).
+    `min_idle` are kept ready; one that served `max_uses` times, or cannot be emptied, is ended. What all
+    sandboxes declare together (`memory_bytes`, `workspace_bytes`, /tmp and /dev/shm) stays within
+    `overcommit` times the memory of the machine, or of our own cgroup.
+
+    An async context manager, bound to the event loop it is entered in. Entering raises SandboxUnavailable
+    where the isolation, or what `spec.require` says, cannot be had; leaving ends every process of the pool.
     """
 
-    def __init__(self, backend: str = "auto", spec: SandboxSpec | None = None, size: int = 16) -> None:
-        """Raises ConfigError for an unknown backend or a size below 1."""
-        if backend != "auto" and backend not in _LAUNCHERS:
-            raise ConfigError(f"no sandbox backend {backend!r}; there are: auto, {', '.join(_LAUNCHERS)}")
-        if size < 1:
-            raise ConfigError(f"sandbox pool size is {size}; it must be at least 1")
+    def __init__(
+        self,
+        backend: str = "auto",
+        spec: SandboxSpec | None = None,
+        size: int = 16,
+        *,
+        min_idle: int = 4,
+        max_uses: int = 1,
+        overcommit: float = 4.0,
+    ) -> None:
+        """Raises ConfigError for an unknown backend or requirement, or a number out of range."""
+        check_backend(backend)
+        _check_numbers(size=size, min_idle=min_idle, max_uses=max_uses, overcommit=overcommit)
         self._backend = backend
         self._spec = spec or SandboxSpec()
+        check_requirements(self._spec.require)
         self._size = size
-        self._admission = asyncio.Semaphore(size)
-        self._idle: deque[Slot] = deque()
-        self._in_use: list[Slot] = []
-        self._launcher: Launcher | None = None
-        self._refill: asyncio.Task[None] | None = None
+        self._min_idle = min_idle
+        self._max_uses = max_uses
+        self._overcommit = overcommit
+        self._supply: Supply | None = None
 
     @property
     def isolation(self) -> Isolation:
-        """What the sandboxes of this pool enforce. Raises SandboxError before the pool is entered."""
-        return self._entered().isolation
+        """What the sandboxes of this pool enforce. Raises SandboxError while the pool is not open."""
+        return self._opened().isolation
+
+    @property
+    def stats(self) -> PoolStats:
+        """What is waited for, in use and idle now, and what came and went since the pool was opened."""
+        return PoolStats() if self._supply is None else self._supply.stats
 
     async def __aenter__(self) -> Self:
         """Start the first backend that works, proven by one sandbox."""
-        refusals: list[str] = []
-        names = _AUTO if self._backend == "auto" else (self._backend,)
-        for name in names:
-            launcher = _LAUNCHERS[name](self._spec)
-            try:
-                await _try(launcher, self._idle)
-            except SandboxUnavailable as error:
-                refusals.append(f"{name}: {error}")
-                continue
-            self._launcher = launcher
-            return self
-        raise SandboxUnavailable(f"no sandbox to be had. {'; '.join(refusals)}. {remedies(refusals)}")
+        budget = Budget.of_this_machine(self._overcommit)
+        budget.check(self._spec)
+        launcher, first = await open_backend(self._backend, self._spec)
+        admission = Admission[Member](places=self._size, budget=budget.bytes, unit=declared_bytes(self._spec))
+        self._budget = budget
+        self._supply = Supply(
+            launcher, self._spec, admission, min_idle=self._min_idle, max_uses=self._max_uses
+        )
+        self._supply.begin(first)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,76 +83,62 @@ class SandboxPool:
 
     async def close(self) -> None:
         """End every sandbox, idle or in use, and everything that served them. Idempotent."""
-        launcher, self._launcher = self._launcher, None
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.gather(self._refill, return_exceptions=True)
-        await asyncio.gather(*(slot.close() for slot in (*self._idle, *self._in_use)))
-        self._idle.clear()
-        if launcher is not None:
-            await launcher.close()
+        if self._supply is not None:
+            await self._supply.close()
 
     @contextlib.asynccontextmanager
-    async def acquire(self, owner: str = "") -> AsyncIterator[Sandbox]:
-        """A sandbox nobody used before, closed when the block ends. `owner` names who holds it in the
-        in-flight table. Raises SandboxError."""
-        entry = Entry(Kind.SANDBOX, self._backend, owner=owner, phase=Phase.QUEUED, places=self._size)
-        with entry:
-            async with self._admission:
-                entry.enter(Phase.STARTING)
-                slot = self._take() or await self._entered().launch()
-                entry.enter(Phase.IN_USE)
-                self._in_use.append(slot)
-                self._start_refill()
-                try:
-                    yield slot
-                finally:
-                    self._in_use.remove(slot)
-                    await slot.close()
+    async def acquire(
+        self, owner: str = "", *, spec: SandboxSpec | None = None, timeout_s: float | None = None
+    ) -> AsyncIterator[Sandbox]:
+        """A sandbox for the length of the block: an empty one of the pool, or one made after `spec`.
 
-    def _entered(self) -> Launcher:
-        if self._launcher is None:
+        `owner` names who holds it in the in-flight table. Raises SandboxBusy after `timeout_s` seconds,
+        SandboxUnavailable where `spec` never fits or requires what this backend does not hold, else
+        SandboxError.
+        """
+        supply = self._opened()
+        if spec is not None:
+            check_requirements(spec.require)
+            self._budget.check(spec)
+        with Entry(Kind.SANDBOX, self._backend, owner=owner, phase=Phase.QUEUED, places=self._size) as entry:
+            lease = await self._taken(supply, entry, spec, timeout_s)
+            try:
+                yield lease.member.slot
+            finally:
+                await supply.give_back(lease)
+
+    async def _taken(
+        self, supply: Supply, entry: Entry, spec: SandboxSpec | None, timeout_s: float | None
+    ) -> Lease:
+        limit = asyncio.timeout(timeout_s)
+        try:
+            async with limit:
+                return await supply.take(entry, spec)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise SandboxBusy(f"no sandbox within {timeout_s:g} s: {_busy(supply)}") from None
+
+    def _opened(self) -> Supply:
+        if self._supply is None or self._supply.closed:
             raise SandboxError("the sandbox pool is not open; use `async with SandboxPool(...) as pool`")
-        return self._launcher
-
-    def _take(self) -> Slot | None:
-        while self._idle:
-            slot = self._idle.popleft()
-            if slot.alive:
-                return slot
-        return None
-
-    def _start_refill(self) -> None:
-        if self._refill is None or self._refill.done():
-            self._refill = asyncio.create_task(self._fill())
-
-    async def _fill(self) -> None:
-        """Keep a few sandboxes ready. A failure here shows again, and is raised, at the next acquire."""
-        with contextlib.suppress(SandboxError):
-            while len(self._idle) < min(_IDLE, self._size):
-                self._idle.append(await self._entered().launch())
+        return self._supply
 
 
-async def _try(launcher: Launcher, idle: deque[Slot]) -> None:
-    try:
-        await launcher.start()
-        idle.append(await launcher.launch())
-    except BaseException:
-        await launcher.close()
-        raise
+def _busy(supply: Supply) -> str:
+    """Who is in the way, for whoever waited too long."""
+    queue, oldest = supply.admission, supply.oldest
+    told = f"{queue.waiting} more wait, {queue.in_use} of {queue.places} are in use"
+    if oldest is not None:
+        held_s = time.monotonic() - oldest.since
+        told += f", the oldest for {held_s:.1f} s{f' by {oldest.owner}' if oldest.owner else ''}"
+    told += f"; {in_gib(queue.held)} of {in_gib(queue.budget)} are declared"
+    return f"{told}; raise sandbox.slots, ask for less memory and workspace, or mend what holds them"
 
 
-async def probe_backend(backend: str = "auto") -> Isolation:
-    """What isolation this machine really gives, proven by one sandbox that ran.
-
-    Raises SandboxUnavailable within two seconds, naming what was probed and the remedy.
-    """
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            async with SandboxPool(backend, size=1) as pool:
-                async with pool.acquire() as sandbox:
-                    await sandbox.exec("true")
-                return pool.isolation
-    except TimeoutError:
-        reason = f"{backend}: no sandbox within {_PROBE_S} s"
-        raise SandboxUnavailable(f"no sandbox to be had. {reason}. {remedies([reason])}") from None
+def _check_numbers(*, size: int, min_idle: int, max_uses: int, overcommit: float) -> None:
+    for name, value, least in (("size", size, 1), ("min_idle", min_idle, 0), ("max_uses", max_uses, 1)):
+        if value < least:
+            raise ConfigError(f"sandbox pool {name} is {value}; it must be at least {least}")
+    if not overcommit > 0:
+        raise ConfigError(f"sandbox pool overcommit is {overcommit}; it must be more than 0")

@@ -39,7 +39,9 @@ class SandboxSpec:
     """What is asked of a sandbox. Sizes in bytes; `memory_bytes` covers all processes of a slot.
 
     `processes` counts threads too. `cpu_s` is the CPU time that a command may use with all it starts.
-    `readonly_binds` are absolute host paths shown read-only inside, at the same path.
+    `readonly_binds` are absolute host paths shown read-only inside, at the same path. `require` maps a limit,
+    as `Isolation.limits` names it, to "hard" or to the one mechanism that may hold it; a backend that does
+    not is refused.
     """
 
     workspace_bytes: int = 256 << 20
@@ -51,6 +53,7 @@ class SandboxSpec:
     output_kept_bytes: int = 64 << 10
     output_limit_bytes: int = 64 << 20
     readonly_binds: tuple[str, ...] = ()
+    require: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

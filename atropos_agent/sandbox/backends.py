@@ -1,0 +1,115 @@
+"""The kinds of sandboxes, and the first of them that this machine really gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
+from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
+from atropos_agent.sandbox.local import LocalLauncher
+from atropos_agent.sandbox.native import NativeLauncher
+from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
+from atropos_agent.sandbox.remedy import remedies
+from atropos_agent.sandbox.requirements import cures, explained, unmet
+
+_PROBE_S = 1.8
+
+
+class Slot(Sandbox, Protocol):
+    """A sandbox that knows whether it still works, and can be emptied for another use."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the sandbox is known to be lost."""
+        ...
+
+    async def reset(self) -> bool:
+        """End everything in it and empty it; True where it is as good as new. Raises SandboxError."""
+        ...
+
+
+class Launcher(Protocol):
+    """What makes sandboxes of one kind."""
+
+    @property
+    def isolation(self) -> Isolation:
+        """What its sandboxes enforce."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready. Raises SandboxUnavailable."""
+        ...
+
+    async def launch(self, spec: SandboxSpec | None = None) -> Slot:
+        """A fresh sandbox, of the launcher's own spec or another. Raises SandboxError, OSError."""
+        ...
+
+    async def close(self) -> None:
+        """Leave nothing behind; sandboxes that were not closed end too."""
+        ...
+
+
+BACKENDS: dict[str, Callable[[SandboxSpec], Launcher]] = {
+    "native": NativeLauncher,
+    "bubblewrap": BubblewrapLauncher,
+    "local": LocalLauncher,
+}
+AUTO = ("native", "bubblewrap")
+"""What "auto" tries, in order."""
+
+
+def check_backend(backend: str) -> None:
+    """Raises ConfigError for a name that is none."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise ConfigError(f"no sandbox backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
+
+
+async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]:
+    """The first backend that works and holds what `spec` requires, proven by a first sandbox.
+
+    Raises SandboxUnavailable with what was probed and the remedy.
+    """
+    broken: list[str] = []
+    weak: list[str] = []
+    for name in AUTO if backend == "auto" else (backend,):
+        async with AsyncExitStack() as undone:
+            launcher = BACKENDS[name](spec)
+            undone.push_async_callback(launcher.close)
+            try:
+                await launcher.start()
+                slot = await launcher.launch()
+            except (SandboxError, OSError) as error:
+                broken.append(f"{name}: {error}")
+                continue
+            undone.push_async_callback(slot.close)
+            if missing := unmet(spec.require, slot.isolation):
+                weak.append(f"{name}: {explained(missing, slot.isolation)}")
+                continue
+            undone.pop_all()
+            return launcher, slot
+    advice = [f"Remedy: {cures(spec.require)}."] if weak else []
+    advice += [remedies(broken)] if broken else []
+    raise SandboxUnavailable(f"no sandbox to be had. {'; '.join((*broken, *weak))}. {' '.join(advice)}")
+
+
+async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) -> Isolation:
+    """What isolation this machine really gives, proven by one sandbox that ran.
+
+    Raises ConfigError, or SandboxUnavailable within two seconds, naming what was probed and the remedy.
+    """
+    check_backend(backend)
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            launcher, slot = await open_backend(backend, spec or SandboxSpec())
+            try:
+                await slot.exec("true")
+                return slot.isolation
+            finally:
+                await slot.close()
+                await launcher.close()
+    except TimeoutError:
+        reason = f"{backend}: no sandbox within {_PROBE_S} s"
+        raise SandboxUnavailable(f"no sandbox to be had. {reason}. {remedies([reason])}") from None
