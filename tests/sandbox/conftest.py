@@ -38,6 +38,7 @@ class Driver:
     """A trainer process of one kind (`backend-as-user`) and the calls into it, started by `through`."""
 
     def __init__(self, kind, package_root, *, spec=None, through=()):
+        self.kind = kind
         backend, user = kind.split("-as-")
         command = [sys.executable, str(package_root / "tests/sandbox/driver.py"), str(package_root), backend]
         if user == "user":

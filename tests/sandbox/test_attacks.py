@@ -3,39 +3,90 @@
 import json
 import os
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.sandbox.conftest import SECRET, SECRET_NAME
+from tests.sandbox.conftest import SECRET, SECRET_NAME, USERS, as_ordinary_user
 
 pytestmark = pytest.mark.integration
 
 SCRIPT = (Path(__file__).parent / "attacks.py").read_bytes()
 ALLOWED = {"own loopback"}
-LEAKS_WITHOUT_SANDBOX = [
-    "AF_NETLINK",
-    "host TCP",
-    "host abstract socket",
-    "host path socket",
-    "host file",
-    "host process",
-    "secret in environ",
-    "nested userns by clone",
-    "userfaultfd",
-    "keyctl",
-    "io_uring",
-]
+EVERYBODY, ROOT = "everybody", "root"
+# Who gets through without a sandbox, or why nobody does.
+CONTROLS = {
+    "AF_VSOCK": EVERYBODY,
+    "AF_NETLINK": EVERYBODY,
+    "AF_PACKET": ROOT,
+    "AF_ALG": "the kernel here has no such sockets; seccomp refuses it as it refuses AF_NETLINK",
+    "host TCP": EVERYBODY,
+    "host abstract socket": EVERYBODY,
+    "host path socket": EVERYBODY,
+    "host file": EVERYBODY,
+    "file of host's home": EVERYBODY,
+    "file of host's root": ROOT,
+    "host process": EVERYBODY,
+    "strangers in /proc": EVERYBODY,
+    "secret in environ": EVERYBODY,
+    "core_pattern": ROOT,
+    "nested userns by unshare": EVERYBODY,
+    "nested userns by clone": EVERYBODY,
+    "userfaultfd": EVERYBODY,
+    "keyctl": EVERYBODY,
+    "io_uring": EVERYBODY,
+    "memory of a process": EVERYBODY,
+    "environ of a process": EVERYBODY,
+    "descriptors of a process": EVERYBODY,
+    "root of a process": EVERYBODY,
+    "ptrace": EVERYBODY,
+    "process_vm_readv": EVERYBODY,
+    "pidfd_getfd": EVERYBODY,
+    "limit a process": EVERYBODY,
+    "mount": ROOT,
+    "umount": ROOT,
+    "pivot_root": "needs a root that may be moved, which no host has; mount and umount stand for it",
+    "chroot": ROOT,
+    "setns": ROOT,
+    "bpf": ROOT,
+    "perf": ROOT,
+    "TIOCSTI": EVERYBODY,
+    "write /usr": ROOT,
+    "write /etc": ROOT,
+    "write /dev": ROOT,
+    "write /": ROOT,
+    "write /var/tmp": EVERYBODY,
+    "read /etc/shadow": ROOT,
+    "list /root": ROOT,
+    "list /home": EVERYBODY,
+    "list /var": EVERYBODY,
+    "make device": ROOT,
+    "own loopback": EVERYBODY,
+}
+# Settings by which a kernel refuses an attempt to everybody, or to all but root.
+KERNEL_SETTINGS = {
+    "TIOCSTI": ("dev/tty/legacy_tiocsti", "0"),
+    "io_uring": ("kernel/io_uring_disabled", "2"),
+}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def target(package_root):
-    """Things of the host that a sandbox must not reach: listeners, a file, and (added per test) a process."""
+    """Things of the host that a sandbox must not reach: listeners and files."""
     directory = Path(tempfile.mkdtemp(dir=package_root))
     directory.chmod(0o755)
-    bait = directory / "file"
-    bait.write_text("bait")
+    home = Path("/home") if os.geteuid() == 0 else Path.home()
+    baits = {
+        "file": directory / "file",
+        "home_file": home / f"atropos-bait-{os.getpid()}",
+        "root_file": directory / "of-root",
+    }
+    for bait in baits.values():
+        bait.write_text("bait")
+        bait.chmod(0o644)
+    baits["root_file"].chmod(0o600)
     path_socket = str(directory / "socket")
     with (
         socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -46,37 +97,60 @@ def target(package_root):
         by_path.bind(path_socket)
         Path(path_socket).chmod(0o777)
         for listener in (abstract, by_path):
-            listener.listen()
+            listener.listen(64)
         yield {
             "port": tcp.getsockname()[1],
             "abstract": f"atropos-bait-{os.getpid()}",
             "path_socket": path_socket,
-            "file": str(bait),
             "secret": SECRET,
-            "secret_name": SECRET_NAME,
+            **{name: str(bait) for name, bait in baits.items()},
         }
+    baits["home_file"].unlink()
 
 
-async def attack(sandbox, target, chosen=()):
+@pytest.fixture
+def decoys():
+    """A process of each user, with the secret in its environment."""
+    environment = {SECRET_NAME: SECRET}
+    commands = {"root": ["sleep", "300"], "user": [*as_ordinary_user()[:-1], "sleep", "300"]}
+    processes = {user: subprocess.Popen(commands[user], env=environment) for user in USERS}
+    yield {user: process.pid for user, process in processes.items()}
+    for process in processes.values():
+        process.kill()
+        process.wait()
+
+
+def setting(path):
+    place = Path("/proc/sys", path)
+    return place.read_text().strip() if place.exists() else ""
+
+
+async def attack(sandbox, target, *, victim, local=False):
+    """What each attempt met. `victim` is the process that those against a single one try."""
     await sandbox.write_files({"attacks.py": SCRIPT})
-    arguments = json.dumps({**target, "pid": sandbox.driver.pid})
-    names = " ".join(f"'{name}'" for name in chosen)
-    result = await sandbox.exec(f"/usr/bin/python3 attacks.py '{arguments}' {names}")
+    arguments = json.dumps({**target, "pid": sandbox.driver.pid, "victim": victim, "local": local})
+    result = await sandbox.exec(f"/usr/bin/python3 attacks.py '{arguments}'")
     assert result.exit_code == 0, result.stderr.decode()
     return json.loads(result.stdout)
 
 
 async def test_every_way_out_is_closed(sandbox, target):
-    outcomes = await attack(sandbox, target)
+    outcomes = await attack(sandbox, target, victim=1)
     assert {name for name, met in outcomes.items() if met == "GOT THROUGH"} == ALLOWED
     assert outcomes["AF_VSOCK"] == outcomes["AF_NETLINK"] == "EAFNOSUPPORT"
     assert outcomes["core_pattern"] in ("EACCES", "EPERM")
     assert outcomes["host process"] == "ESRCH"
 
 
-async def test_without_a_sandbox_the_same_attempts_get_through(local_sandbox, target):
-    outcomes = await attack(local_sandbox, target, LEAKS_WITHOUT_SANDBOX)
-    assert set(outcomes.values()) == {"GOT THROUGH"}, outcomes
+async def test_without_a_sandbox_the_same_attempts_get_through(local_sandbox, target, decoys):
+    user = local_sandbox.driver.kind.split("-as-")[1]
+    outcomes = await attack(local_sandbox, target, victim=decoys[user], local=True)
+    through = {name for name, met in outcomes.items() if met == "GOT THROUGH"}
+    assert set(outcomes) == set(CONTROLS), "each attempt has a control, or a reason why there is none"
+    who = (EVERYBODY, ROOT) if user == "root" else (EVERYBODY,)
+    refused = {name for name, (path, value) in KERNEL_SETTINGS.items() if setting(path) == value}
+    expected = {name for name, control in CONTROLS.items() if control in who} - refused
+    assert through >= expected, {name: outcomes[name] for name in expected - through}
 
 
 async def test_a_command_inherits_only_its_three_streams(sandbox):
@@ -134,3 +208,11 @@ async def test_mounts_end_with_no_way_back_to_the_host(sandbox):
     }
     assert not {b"root", b"home", b"var", b"sys", b"run", b"opt", b"mnt"} & set(names)
     assert b"No such file" in result.stderr
+
+
+async def test_a_link_shows_the_sandboxs_own_files_and_without_one_the_hosts(sandbox, local_sandbox, target):
+    for place in (sandbox, local_sandbox):
+        await place.exec(f"ln -s /etc/passwd users; ln -s {target['file']} bait; cat users bait")
+    assert (await sandbox.exec("cat users")).stdout.count(b"\n") == 3
+    assert (await sandbox.exec("cat bait")).exit_code == 1
+    assert (await local_sandbox.exec("cat users bait")).stdout.endswith(b"bait")

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from atropos_agent.sandbox import ExecStatus
-from tests.sandbox.conftest import ISOLATED, DrivenSandbox, Driver
+from tests.sandbox.conftest import ISOLATED, LOCAL, USERS, DrivenSandbox, Driver, as_ordinary_user
 
 pytestmark = pytest.mark.integration
 
@@ -167,3 +170,57 @@ async def test_a_failure_that_left_no_space_says_so(small):
     assert (await small.exec("false")).status is ExecStatus.DISK_FULL
     assert (await small.exec("true")).status is ExecStatus.OK
     assert (await small.exec("rm f1; false")).status is ExecStatus.NONZERO
+
+
+# What a sandbox of the small spec stops, bounded: without one it all succeeds.
+BEYOND = {
+    "processes": ("n=0; while [ $n -lt 60 ]; do sleep 5 & n=$((n+1)); done; echo all", b"all"),
+    "bytes": (
+        "head -c 12000000 /dev/zero > a && head -c 3000000 /dev/zero > b && echo all; rm -f a b",
+        b"all",
+    ),
+    "bytes of many files": (
+        "for i in 1 2 3 4; do head -c 3000000 /dev/zero > f$i; done && echo all; rm f*",
+        b"all",
+    ),
+    "one file": ("head -c 6000000 /dev/zero > f; wc -c < f; rm f", b"6000000"),
+    "inodes": (
+        "i=0; while [ $i -lt 400 ]; do : > f$i || exit; i=$((i+1)); done; sleep 0.3; echo all",
+        b"all",
+    ),
+    "memory": (HOG.replace("sleep(5)", "sleep(0.5)"), b"314572800"),
+    "cpu": ("/usr/bin/python3 -c 'import time\nwhile time.process_time() < 2: pass' && echo all", b"all"),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+@pytest.mark.parametrize("kind", [*ISOLATED, *LOCAL])
+async def test_what_a_sandbox_stops_succeeds_without_one(package_root, kind, what):
+    script, mark = BEYOND[what]
+    driver = Driver(kind, package_root, spec={**SMALL, "cpu_s": 1.0})
+    sandbox = DrivenSandbox(driver)
+    result = await sandbox.exec(script, timeout_s=20)
+    assert (mark in result.stdout.split()) is (kind in LOCAL), result
+    assert (await sandbox.exec("rm -f f*; echo on", timeout_s=20)).stdout == b"on\n"
+    await sandbox.close()
+    driver.close()
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+async def test_without_a_sandbox_a_daemon_outlives_its_command(small_drivers, kind):
+    sandbox = DrivenSandbox(small_drivers(kind))
+    pid = (await sandbox.exec("setsid sleep 3 > /dev/null 2>&1 & echo $!")).stdout.strip().decode()
+    assert (await sandbox.exec(f"kill -0 {pid} && kill -9 {pid}")).exit_code == 0
+    await sandbox.close()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_hundred_slots_have_a_hundred_limits_of_processes(package_root, user):
+    command = [sys.executable] if user == "root" else as_ordinary_user()
+    done = subprocess.run(
+        [*command, package_root / "tests/sandbox/hundred.py", package_root],
+        capture_output=True,
+        cwd="/",
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"fine\n"), done.stderr.decode()
