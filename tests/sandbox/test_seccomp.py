@@ -1,7 +1,9 @@
 """The filter, run by a small interpreter of classic BPF: also for the architecture we cannot run."""
 
 import errno
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ NUMBERS = {
         "clone": 56,
         "clone3": 435,
         "socket": 41,
+        "socketpair": 53,
         "ioctl": 16,
         "ptrace": 101,
         "prlimit": 302,
@@ -25,6 +28,7 @@ NUMBERS = {
         "clone": 220,
         "clone3": 435,
         "socket": 198,
+        "socketpair": 199,
         "ioctl": 29,
         "ptrace": 117,
         "prlimit": 261,
@@ -44,6 +48,8 @@ def verdict(machine, number, *arguments, arch=None, unseen_memory=True):
             return value
         if code == 0x20:
             (accumulator,) = struct.unpack_from("I", data, value)
+        elif code == 0x54:
+            accumulator &= value
         else:
             hit = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[
                 code
@@ -79,8 +85,26 @@ def test_no_new_namespace_whatever_else_is_asked(machine, namespace):
 @pytest.mark.parametrize("family", range(50))
 def test_only_three_socket_families(machine, family):
     expected = ALLOW if family in (1, 2, 10) else refused(errno.EAFNOSUPPORT)
-    assert verdict(machine, NUMBERS[machine]["socket"], family) == expected
-    assert verdict(machine, NUMBERS[machine]["socket"], family | 1 << 32) == expected
+    assert verdict(machine, NUMBERS[machine]["socket"], family, 1) == expected
+    assert verdict(machine, NUMBERS[machine]["socket"], family | 1 << 32, 1) == expected
+    pair = ALLOW if family == 1 else refused(errno.EAFNOSUPPORT)
+    assert verdict(machine, NUMBERS[machine]["socketpair"], family, 1) == pair
+
+
+@pytest.mark.parametrize("family", [2, 10])
+def test_only_protocols_that_are_in_the_kernel_already(machine, family):
+    number, flags = NUMBERS[machine]["socket"], 0o2000000 | 0o4000
+    for kind in range(16):
+        for protocol in (0, 1, 6, 17, 33, 58, 132, 136, 262):
+            usual = kind in (1, 2) and protocol in (0, 6, 17)
+            expected = ALLOW if usual else refused(errno.EPROTONOSUPPORT)
+            assert verdict(machine, number, family, kind, protocol) == expected
+            assert verdict(machine, number, family, kind | flags, protocol | 1 << 32) == expected
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [(1, 0), (2, 0), (5, 0)])
+def test_every_kind_of_local_socket(machine, kind, protocol):
+    assert verdict(machine, NUMBERS[machine]["socket"], 1, kind, protocol) == ALLOW
 
 
 def test_terminal_injection_and_tracing_and_foreign_limits_are_refused(machine):
@@ -103,3 +127,52 @@ def test_unmapped_memory_exists_only_where_it_is_counted():
     assert verdict("x86_64", 319) == ALLOW
     assert verdict("x86_64", 319, unseen_memory=False) == refused(errno.ENOSYS)
     assert verdict("x86_64", 29, unseen_memory=False) == refused(errno.ENOSYS)
+
+
+HEADERS = {
+    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    "aarch64": "/usr/include/asm-generic/unistd.h",
+}
+UNIFIED = 424  # from here on a call has one number everywhere
+TABLE = {**seccomp._REFUSED, **seccomp._UNSEEN_MEMORY, **seccomp._EXAMINED}
+
+
+@pytest.fixture
+def header(machine):
+    """name: number, as the kernel's own header has them."""
+    path = Path(HEADERS[machine])
+    if not path.exists():
+        pytest.skip(f"{path} is not there: install linux-libc-dev")
+    lines = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", path.read_text(), re.MULTILINE)
+    return {name: int(number) for name, number in lines if name != "syscalls"}
+
+
+@pytest.mark.integration
+def test_every_number_is_the_kernels(machine, header):
+    assert header["openat"] == {"x86_64": 257, "aarch64": 56}[machine]
+    column = list(HEADERS).index(machine)
+    wrong = {
+        name: (numbers[column], header.get(name))
+        for name, numbers in TABLE.items()
+        if numbers[column] != header.get(name, -1) and numbers[column] <= max(header.values())
+    }
+    assert not wrong
+
+
+def test_new_calls_have_one_number_everywhere():
+    newer = {name: pair for name, pair in TABLE.items() if max(pair) >= UNIFIED}
+    assert len(newer) > 10
+    assert all(x86_64 == aarch64 for x86_64, aarch64 in newer.values())
+
+
+def test_no_call_is_listed_twice():
+    for column in (0, 1):
+        numbers = [pair[column] for pair in TABLE.values() if pair[column] >= 0]
+        assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize("name", seccomp._REFUSED)
+def test_each_listed_call_is_refused(machine, name):
+    number = seccomp._REFUSED[name][list(HEADERS).index(machine)]
+    if number >= 0:
+        assert verdict(machine, number) == refused(errno.EPERM)
