@@ -116,8 +116,12 @@ class SandboxConfig(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    backend: Literal["auto", "native", "bubblewrap", "local"] = "auto"
+    backend: Literal["auto", "native", "bubblewrap", "docker", "podman", "local"] = "auto"
     """`local` is no sandbox at all and says UNSAFE in every record."""
+    image: str = ""
+    """What docker and podman run; the other backends show the host's own system."""
+    cpus: float | None = Field(default=None, gt=0)
+    """CPUs that one sandbox may keep busy; docker and podman hold it."""
     slots: int = Field(default=16, gt=0)
     """Rollouts in flight."""
     workspace_mb: int = Field(default=256, gt=0)

@@ -109,4 +109,6 @@ def sandbox_spec(config: SandboxConfig) -> SandboxSpec:
         workspace_bytes=config.workspace_mb << 20,
         memory_bytes=config.memory_mb << 20,
         processes=config.processes,
+        image=config.image,
+        cpus=config.cpus,
     )

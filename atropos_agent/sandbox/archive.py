@@ -12,21 +12,22 @@ _PACKAGE = "atropos_agent/sandbox/inside"
 
 
 @functools.cache
-def _archive() -> bytes:
+def archive() -> bytes:
+    """The bytes of a zip file with a `__main__`."""
     sources = sorted((Path(__file__).parent / "inside").glob("*.py"))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w") as file:
         for package in ("atropos_agent", "atropos_agent/sandbox"):
-            archive.writestr(f"{package}/__init__.py", "")
+            file.writestr(f"{package}/__init__.py", "")
         for source in sources:
             folder = "" if source.name == "__main__.py" else f"{_PACKAGE}/"
-            archive.writestr(folder + source.name, source.read_bytes())
+            file.writestr(folder + source.name, source.read_bytes())
     return buffer.getvalue()
 
 
 def open_archive() -> int:
     """A descriptor in memory, to be passed to `python -I -S -E /proc/self/fd/N` and closed by the caller."""
-    return memory_file("atropos-sandbox", _archive())
+    return memory_file("atropos-sandbox", archive())
 
 
 def memory_file(name: str, content: bytes) -> int:

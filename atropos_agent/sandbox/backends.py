@@ -9,6 +9,7 @@ from typing import Protocol
 
 from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
+from atropos_agent.sandbox.container import ContainerLauncher, check_image
 from atropos_agent.sandbox.local import LocalLauncher
 from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
@@ -55,6 +56,8 @@ class Launcher(Protocol):
 BACKENDS: dict[str, Callable[[SandboxSpec], Launcher]] = {
     "native": NativeLauncher,
     "bubblewrap": BubblewrapLauncher,
+    "docker": ContainerLauncher.docker,
+    "podman": ContainerLauncher.podman,
     "local": LocalLauncher,
 }
 AUTO = ("native", "bubblewrap")
@@ -101,6 +104,7 @@ async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) 
     Raises ConfigError, or SandboxUnavailable within two seconds, naming what was probed and the remedy.
     """
     check_backend(backend)
+    check_image(backend, spec or SandboxSpec())
     try:
         async with asyncio.timeout(_PROBE_S):
             launcher, slot = await open_backend(backend, spec or SandboxSpec())

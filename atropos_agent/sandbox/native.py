@@ -29,12 +29,15 @@ _EXIT_S = 5.0
 MACHINES = ("x86_64", "aarch64")
 
 
-async def settled(link: Link, configured: dict[str, object]) -> None:
-    """Configure a fresh supervisor and wait until it serves. Raises SandboxUnavailable (stage)."""
-    frame = await link.request(configured, timeout_s=_SET_UP_S)
+async def settled(
+    link: Link, configured: dict[str, object], *, timeout_s: float = _SET_UP_S
+) -> dict[str, object]:
+    """Configure a fresh supervisor: what it says once it serves. Raises SandboxUnavailable (stage)."""
+    frame = await link.request(configured, timeout_s=timeout_s)
     if frame.meta.get("ready") is not True:
         link.abandon("setup failed")
         raise SandboxUnavailable(f"setting up the slot failed at {frame.meta.get('fatal')!s:.500}")
+    return frame.meta
 
 
 class NativeLauncher:
@@ -211,6 +214,7 @@ def limits(groups: MemoryGroups | None, *, inodes: str) -> Mapping[str, str]:
         "wall": "supervisor",
         "cpu": "rlimit and watcher",
         "check": "landlock" if landlock_abi() >= TRUNCATE_SINCE else "none",
+        "cpus": "none",
         "network": "namespace",
         "syscalls": "seccomp",
         "identity": identities().mechanism,

@@ -12,6 +12,7 @@ from typing import Self
 from atropos_agent.errors import ConfigError, SandboxBusy, SandboxError
 from atropos_agent.sandbox.admission import Admission, Budget, declared_bytes, in_gib
 from atropos_agent.sandbox.backends import check_backend, open_backend
+from atropos_agent.sandbox.container import check_image
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
 from atropos_agent.sandbox.requirements import check_requirements
 from atropos_agent.sandbox.supply import Lease, Member, PoolStats, Supply
@@ -21,7 +22,8 @@ from atropos_agent.telemetry import Entry, Kind, Phase
 class SandboxPool:
     """Sandboxes of one spec, at most `size` in use at once; who waits is served strictly in order.
 
-    `backend` is "auto" (native, then bubblewrap), "native", "bubblewrap" or "local" (no isolation at all).
+    `backend` is "auto" (native, then bubblewrap), "native", "bubblewrap", "docker" or "podman" (which run
+    `spec.image`), or "local" (no isolation at all).
     `min_idle` are kept ready; one that served `max_uses` times, or cannot be emptied, is ended. What all
     sandboxes declare together (`memory_bytes`, `workspace_bytes`, /tmp and /dev/shm) stays within
     `overcommit` times the memory of the machine, or of our own cgroup.
@@ -45,6 +47,7 @@ class SandboxPool:
         _check_numbers(size=size, min_idle=min_idle, max_uses=max_uses, overcommit=overcommit)
         self._backend = backend
         self._spec = spec or SandboxSpec()
+        check_image(backend, self._spec)
         check_requirements(self._spec.require)
         self._size = size
         self._min_idle = min_idle
@@ -98,6 +101,7 @@ class SandboxPool:
         """
         supply = self._opened()
         if spec is not None:
+            check_image(self._backend, spec)
             check_requirements(spec.require)
             self._budget.check(spec)
         with Entry(Kind.SANDBOX, self._backend, owner=owner, phase=Phase.QUEUED, places=self._size) as entry:

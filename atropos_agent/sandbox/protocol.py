@@ -39,9 +39,10 @@ class SandboxSpec:
     """What is asked of a sandbox. Sizes in bytes; `memory_bytes` covers all processes of a slot.
 
     `processes` counts threads too. `cpu_s` is the CPU time that a command may use with all it starts.
-    `readonly_binds` are absolute host paths shown read-only inside, at the same path. `require` maps a limit,
-    as `Isolation.limits` names it, to "hard" or to the one mechanism that may hold it; a backend that does
-    not is refused.
+    `image` is what docker and podman run, and nothing else can; `cpus`, how many CPUs a slot may keep busy,
+    is held by them only. `readonly_binds` are absolute host paths shown read-only inside, at the same path.
+    `require` maps a limit, as `Isolation.limits` names it, to "hard" or to the one mechanism that may hold
+    it; a backend that does not is refused.
     """
 
     workspace_bytes: int = 256 << 20
@@ -53,6 +54,8 @@ class SandboxSpec:
     output_kept_bytes: int = 64 << 10
     output_limit_bytes: int = 64 << 20
     readonly_binds: tuple[str, ...] = ()
+    image: str = ""
+    cpus: float | None = None
     require: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -60,8 +63,9 @@ class SandboxSpec:
 class Isolation:
     """What is really in force, as recorded with each rollout.
 
-    `backend` is native, bubblewrap or local; `unsafe` is True where model-written commands can reach the
-    host; `limits` names the mechanism behind each limit, e.g. {"memory": "cgroup-v1", "processes": "rlimit"}.
+    `backend` is native, bubblewrap, docker, podman or local; `unsafe` is True where model-written commands
+    can reach the host; `limits` names the mechanism behind each limit, e.g. {"memory": "cgroup-v1",
+    "processes": "rlimit"}.
     """
 
     backend: str

@@ -17,6 +17,7 @@ LIMITS = (
     "output",
     "wall",
     "cpu",
+    "cpus",
     "network",
     "syscalls",
     "identity",
@@ -47,12 +48,13 @@ MECHANISMS: Mapping[str, Strength] = {
     "watcher": Strength.WATCHED,
     "host": Strength.WATCHED,
     "uid-shared": Strength.NONE,
+    "rlimit-shared": Strength.NONE,
     "none": Strength.NONE,
 }
 """Every mechanism that `Isolation.limits` names.
 
 `rlimit and watcher` holds each process, and looks at their sum; `host` ends what does not hide from it;
-`uid-shared` does not tell slots apart.
+`uid-shared` and `rlimit-shared` do not tell slots apart.
 """
 
 MEMORY_CURE = (

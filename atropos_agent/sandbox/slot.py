@@ -160,7 +160,9 @@ class SupervisedSandbox(WorkspaceFiles):
             try:
                 frame = await self._link.request(meta, payload, timeout_s=timeout_s + GRACE_S)
                 result = result_of(frame, self._spec.output_kept_bytes)
-                struck = memory is not None and self._memory_struck(memory)
+                struck = self._memory_struck(
+                    frames.integer(frame.meta, "memory_kills") if memory is None else memory.kills()
+                )
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
                 lost_after = time.monotonic() - started
@@ -190,8 +192,8 @@ class SupervisedSandbox(WorkspaceFiles):
                 async with asyncio.timeout(_GONE_S):
                     await self._process.gone.wait()
 
-    def _memory_struck(self, memory: SlotMemory) -> bool:
-        before, self._memory_kills = self._memory_kills, memory.kills()
+    def _memory_struck(self, kills: int) -> bool:
+        before, self._memory_kills = self._memory_kills, kills
         return self._memory_kills > before
 
     async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:

@@ -134,6 +134,7 @@ async def test_each_limit_names_its_mechanism(small):
         "output",
         "wall",
         "cpu",
+        "cpus",
         "check",
         "network",
         "syscalls",

@@ -21,6 +21,7 @@ GOOD = {
     "stdout_bytes": 2,
     "stderr_bytes": 0,
     "duration_s": 0.1,
+    "memory_kills": 0,
 }
 
 

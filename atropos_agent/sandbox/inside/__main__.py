@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from atropos_agent.sandbox.inside import confine, control, supervisor, zygote
+from atropos_agent.sandbox.inside.engine import EngineGroup
 
 
 def main() -> None:
@@ -15,8 +16,8 @@ def main() -> None:
     confine.ignore_signals_from_inside()
     if sys.argv[1] == "container":
         host = control.take_over_streams()
-    else:
-        host = control.take_over_socket(int(sys.argv[2]))
+        supervisor.Supervisor(host).run(group=EngineGroup.of_this_container())
+    host = control.take_over_socket(int(sys.argv[2]))
     supervisor.Supervisor(host).run()
 
 

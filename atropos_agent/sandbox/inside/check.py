@@ -21,7 +21,6 @@ SCRATCH = "/tmp/scratch"  # noqa: S108
 TRUNCATE_SINCE = 3
 _WRITABLE = (SCRATCH, "/dev/null", "/dev/zero", "/dev/full")
 _ENVIRONMENT = {
-    **ENVIRONMENT,
     "HOME": SCRATCH,
     "TMPDIR": SCRATCH,
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -37,7 +36,7 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
         os.mkdir(directory)
     script = frames.integer(request.meta, "script")
     _write(request, script)
-    start = Start(request.payload[:script], FILES, _ENVIRONMENT, None)
+    start = Start(request.payload[:script], FILES, {**ENVIRONMENT, **_ENVIRONMENT}, None)
     program = grounds.program(request)
     try:
         program.fork([b"/bin/sh", b"-c", start.script], start, keep=False, prepare=_confine)

@@ -39,6 +39,7 @@ def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
         program.end(reason)
     outcome = program.outcome()
     outcome["cpu_s"] = watch.cpu_of_the_dead_s() - used_s
+    outcome["memory_kills"] = grounds.limits.memory_kills
     if outcome["status"] == "exited" and outcome["exit_code"] and _full(grounds):
         outcome["status"] = "disk_full"
     return frames.encode(outcome, program.output())

@@ -11,8 +11,8 @@ _OPEN_FILES = 1024
 _LOCKED_BYTES = 64 << 10
 
 
-def confine(*, processes: int, file_bytes: int, unseen_memory: bool) -> None:
-    """Irrevocable, inherited by every command.
+def confine(*, processes: int | None, file_bytes: int, unseen_memory: bool) -> None:
+    """Irrevocable, inherited by every command. `processes` is None where a cgroup counts them.
 
     To be called after the namespaces exist: an RLIMIT_NPROC set earlier counts all slots of the uid together.
     """
@@ -23,6 +23,8 @@ def confine(*, processes: int, file_bytes: int, unseen_memory: bool) -> None:
         (resource.RLIMIT_MEMLOCK, _LOCKED_BYTES),
         (resource.RLIMIT_NPROC, processes),
     ):
+        if value is None:
+            continue
         hard = resource.getrlimit(name)[1]
         capped = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (capped, capped))

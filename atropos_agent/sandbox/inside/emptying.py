@@ -11,6 +11,7 @@ import stat
 from atropos_agent.sandbox.inside.grounds import Grounds
 
 TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108 the slot's own
+_QUEUES = "/dev/mqueue"  # containers have it mounted
 _SYSV = ("shm", "msg", "sem")
 
 
@@ -18,7 +19,7 @@ def quiet(grounds: Grounds) -> None:
     """End everything that runs in the slot and remove all that lies outside the workspace. Raises OSError."""
     grounds.end_kept("killed")
     grounds.family.end_everything()
-    for directory in TEMPORARY:
+    for directory in (*TEMPORARY, *((_QUEUES,) if os.path.isdir(_QUEUES) else ())):
         empty(directory)
 
 

@@ -158,7 +158,11 @@ class Session:
 
     def _reply(self, status: int | None, reason: str) -> bytes:
         self.program.drain()
-        used = {"cpu_s": None, "alive": status is not None}
+        used = {
+            "cpu_s": None,
+            "alive": status is not None,
+            "memory_kills": self._grounds.limits.memory_kills,
+        }
         if status is None:
             return frames.encode({**self.program.outcome(), **used}, self.program.output())
         outcome: dict[str, object] = {"status": reason, "exit_code": status, "signal": None}

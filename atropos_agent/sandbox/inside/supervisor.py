@@ -14,11 +14,14 @@ from atropos_agent.sandbox.inside import (
     files,
     frames,
     furnish,
+    linux,
+    program,
     rootfs,
     watch,
 )
 from atropos_agent.sandbox.inside.background import Jobs
 from atropos_agent.sandbox.inside.control import Control, HostGoneError
+from atropos_agent.sandbox.inside.engine import EngineGroup
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.session import Sessions
 
@@ -32,14 +35,15 @@ class Supervisor:
         self._control = control
         self._reader = frames.FrameReader()
 
-    def run(self, outer_ids: tuple[int, int] | None = None) -> NoReturn:
+    def run(self, outer_ids: tuple[int, int] | None = None, group: EngineGroup | None = None) -> NoReturn:
         """Set the slot up, say so, serve. Never returns; the namespace dies with this process.
 
-        `outer_ids`, the slot's uid and gid on the host, are for namespaces in which nothing is made yet.
+        `outer_ids`, the slot's uid and gid on the host, are for namespaces in which nothing is made yet;
+        `group` is for a container.
         """
         try:
-            limits = set_up(self._receive().meta, outer_ids)
-            self._control.send(_READY)
+            limits = set_up(self._receive().meta, outer_ids, group)
+            self._control.send(_READY if group is None else _ready_in(group, limits))
             self._serve(Grounds(self._control, limits))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
@@ -93,12 +97,15 @@ class Supervisor:
             return
 
 
-def set_up(meta: dict[str, object], outer_ids: tuple[int, int] | None) -> watch.Limits:
+def set_up(
+    meta: dict[str, object], outer_ids: tuple[int, int] | None, group: EngineGroup | None
+) -> watch.Limits:
     """Make this process pid 1 of a slot as configured: the limits that are left to watch. Raises OSError."""
     os.umask(0o022)
     # One session per slot: where the kernel schedules by session, slots share fairly, and a command does not
-    # wait until a session of its own gets its turn.
-    os.setsid()
+    # wait until a session of its own gets its turn. A container engine has made one.
+    if group is None:
+        os.setsid()
     inodes = frames.integer(meta, "workspace_inodes")
     if outer_ids is not None:
         pairs = [pair for pair in frames.sequence(meta, "binds") if isinstance(pair, list)]
@@ -108,20 +115,38 @@ def set_up(meta: dict[str, object], outer_ids: tuple[int, int] | None) -> watch.
             workspace_inodes=inodes,
             binds=[(str(source), str(target)) for source, target in pairs],
         )
-    watched = bool(meta.get("watch_memory"))
+    environment = meta.get("environment")
+    if isinstance(environment, dict):
+        program.ENVIRONMENT.update(environment)
+    memory_bytes, processes = frames.integer(meta, "memory_bytes"), frames.integer(meta, "processes")
+    watched = bool(meta.get("watch_memory")) and not (group and group.holds_memory(memory_bytes))
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
     confine.confine(
-        processes=frames.integer(meta, "processes"),
+        # Elsewhere than in namespaces of our own, the kernel counts all containers of the uid together.
+        processes=None if group and group.holds_processes(processes) else processes,
         file_bytes=frames.integer(meta, "file_bytes"),
         unseen_memory=not watched,
     )
     return watch.Limits(
         workspace=rootfs.WORKSPACE,
-        memory_bytes=frames.integer(meta, "memory_bytes") if watched else None,
-        inodes=inodes if outer_ids is None else None,
+        memory_bytes=memory_bytes if watched else None,
+        inodes=None if os.statvfs(rootfs.WORKSPACE).f_files == inodes else inodes,
+        group=group,
+    )
+
+
+def _ready_in(group: EngineGroup, limits: watch.Limits) -> bytes:
+    """The answer of a container, with what the host cannot know of it."""
+    return frames.encode(
+        {
+            "ready": True,
+            "holds": group.described(),
+            "inodes_watched": limits.inodes is not None,
+            "landlock": linux.landlock_abi(),
+        }
     )
 
 

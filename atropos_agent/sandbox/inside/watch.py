@@ -7,6 +7,8 @@ import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from atropos_agent.sandbox.inside.engine import EngineGroup
+
 PERIOD_S = 0.02
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -14,11 +16,17 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a slot as a whole may hold; None where the kernel sees to it."""
+    """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup."""
 
     workspace: str
     memory_bytes: int | None
     inodes: int | None
+    group: EngineGroup | None = None
+
+    @property
+    def memory_kills(self) -> int:
+        """How often the kernel killed something here for want of memory, where the host cannot see that."""
+        return 0 if self.group is None else self.group.memory_kills()
 
     def exceeded(self) -> str:
         """The status that ends what runs, "" for none."""

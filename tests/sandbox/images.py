@@ -1,0 +1,101 @@
+"""Container images without a network: made of this machine's own programs, and imported into podman."""
+
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+SHELL = ("sh",)
+COMMANDS = (
+    *("bash", "cat", "chmod", "cut", "df", "du", "echo", "env", "head", "id", "kill", "ln", "ls", "mkdir"),
+    *("mv", "rm", "seq", "sleep", "tail", "touch", "true", "wc"),
+)
+PYTHON = Path("/usr/bin/python3").resolve()
+LEFT_OUT = {"test", "__pycache__", "idlelib", "ensurepip", "lib2to3", "pydoc_data", "tkinter"}
+CONTAINERS_CONF = """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+lock_type = "file"
+tmp_dir = "{0}/tmp"
+volume_path = "{0}/volumes"
+"""
+STORAGE_CONF = """
+[storage]
+driver = "{1}"
+graphroot = "{0}/graph"
+runroot = "{0}/run"
+"""
+
+
+def settings(directory, driver="overlay"):
+    """Variables that keep a podman apart from the machine's own, and make it work where root lacks rights."""
+    files = {"containers.conf": CONTAINERS_CONF, "storage.conf": STORAGE_CONF}
+    for name, text in files.items():
+        (directory / name).write_text(text.format(directory, driver))
+    return {
+        "CONTAINERS_CONF": str(directory / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
+    }
+
+
+def podman(*arguments, check=True, **options):
+    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=120, **options)
+    assert not check or done.returncode == 0, f"podman {' '.join(arguments)}: {done.stderr}"
+    return done
+
+
+def build(name, directory, programs, *, python=True, extra=None, changes=()):
+    """Import an image of `programs`; `extra` are further executables by path, as text."""
+    path = directory / "image.tar"
+    with tarfile.open(path, "w") as archive:
+        for link in ("bin", "lib", "lib64"):
+            _add_link(archive, link, f"usr/{link}")
+        _add_programs(archive, programs, python=python)
+        for place, text in (extra or {}).items():
+            _add_text(archive, place, text)
+    podman("import", *(f"--change={change}" for change in changes), str(path), name)
+    path.unlink()
+
+
+def _add_programs(archive, programs, *, python):
+    found = {Path(place) for name in programs if (place := shutil.which(name, path="/usr/bin"))}
+    modules = {file for file in Path("/usr/lib", PYTHON.name).rglob("*") if python and _wanted(file)}
+    binaries = {file.resolve() for file in found | ({PYTHON} if python else set())}
+    linked = subprocess.run(
+        ["ldd", *binaries, *(file for file in modules if file.suffix == ".so")],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    for file in binaries | modules:
+        archive.add(file, str(file))
+    for file in found - binaries:
+        _add_link(archive, f"usr/bin/{file.name}", str(file.resolve()))
+    if python:
+        _add_link(archive, "usr/bin/python3", PYTHON.name)
+    words = {word for word in linked.split() if word.startswith("/") and not word.endswith(":")}
+    for library in {f"/usr{word.removeprefix('/usr')}" for word in words}:
+        archive.add(Path(library).resolve(), library)
+
+
+def _wanted(file):
+    inside = set(file.parts)
+    config = any(part.startswith("config-") for part in file.parts)
+    return file.is_file() and not config and not inside & LEFT_OUT
+
+
+def _add_link(archive, name, target):
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    archive.addfile(link)
+
+
+def _add_text(archive, name, text):
+    file = tarfile.TarInfo(name)
+    file.size, file.mode = len(text.encode()), 0o755
+    archive.addfile(file, io.BytesIO(text.encode()))
