@@ -9,7 +9,7 @@ from typing import Protocol
 
 from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
-from atropos_agent.sandbox.container import ContainerLauncher, check_image
+from atropos_agent.sandbox.container import CONTAINERS, ContainerLauncher, check_image
 from atropos_agent.sandbox.local import LocalLauncher
 from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
@@ -94,7 +94,7 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
             undone.pop_all()
             return launcher, slot
     advice = [f"Remedy: {cures(spec.require)}."] if weak else []
-    advice += [remedies(broken)] if broken else []
+    advice += [remedies(broken)] if broken and backend not in CONTAINERS else []
     raise SandboxUnavailable(f"no sandbox to be had. {'; '.join((*broken, *weak))}. {' '.join(advice)}")
 
 

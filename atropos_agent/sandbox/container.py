@@ -176,7 +176,7 @@ class ContainerLauncher:
         return (
             f"{self._engine.name} made no slot of the image {image!r}: {said}; an image for slots has "
             f"/bin/sh and in its PATH a python3 >= {oldest} with its standard library (python:3-slim is "
-            f"one), and {self._engine.cure}"
+            f"one); {self._engine.cure}"
         )
 
 

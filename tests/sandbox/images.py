@@ -72,15 +72,17 @@ def _add_programs(archive, programs, *, python):
         text=True,
         check=False,
     ).stdout
-    for file in binaries | modules:
-        archive.add(file, str(file))
+    words = {word for word in linked.split() if word.startswith("/") and not word.endswith(":")}
+    contents = {file: file for file in binaries | modules}
+    contents |= {Path("/usr", word.removeprefix("/usr").lstrip("/")): Path(word).resolve() for word in words}
+    for directory in sorted({parent for file in contents for parent in file.parents if parent.name}):
+        archive.add(directory, str(directory), recursive=False)
+    for file, source in contents.items():
+        archive.add(source, str(file))
     for file in found - binaries:
         _add_link(archive, f"usr/bin/{file.name}", str(file.resolve()))
     if python:
         _add_link(archive, "usr/bin/python3", PYTHON.name)
-    words = {word for word in linked.split() if word.startswith("/") and not word.endswith(":")}
-    for library in {f"/usr{word.removeprefix('/usr')}" for word in words}:
-        archive.add(Path(library).resolve(), library)
 
 
 def _wanted(file):

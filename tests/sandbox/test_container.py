@@ -86,7 +86,7 @@ async def settle(condition, seconds=15):
 
 @pytest.fixture
 async def pool(engine):
-    async with SandboxPool("podman", SMALL, size=2) as pool:
+    async with SandboxPool("podman", SMALL, size=2, min_idle=0) as pool:
         yield pool
     assert not containers()
 
