@@ -15,6 +15,7 @@ from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
 from atropos_agent.sandbox.remedy import remedies
 from atropos_agent.sandbox.requirements import cures, explained, unmet
+from atropos_agent.sandbox.template import check_template, copy_template
 
 _PROBE_S = 1.8
 
@@ -25,6 +26,11 @@ class Slot(Sandbox, Protocol):
     @property
     def alive(self) -> bool:
         """False once the sandbox is known to be lost."""
+        ...
+
+    @property
+    def shows_template(self) -> bool:
+        """True where the workspace started with the template of its spec."""
         ...
 
     async def reset(self) -> bool:
@@ -70,6 +76,19 @@ def check_backend(backend: str) -> None:
         raise ConfigError(f"no sandbox backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
 
 
+async def launch(launcher: Launcher, spec: SandboxSpec) -> Slot:
+    """A fresh sandbox whose workspace holds what its spec says. Raises SandboxError, OSError."""
+    check_template(spec)
+    slot = await launcher.launch(spec)
+    if spec.template and not slot.shows_template:
+        try:
+            await copy_template(slot, spec)
+        except BaseException:
+            await slot.close()
+            raise
+    return slot
+
+
 async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]:
     """The first backend that works and holds what `spec` requires, proven by a first sandbox.
 
@@ -83,7 +102,7 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
             undone.push_async_callback(launcher.close)
             try:
                 await launcher.start()
-                slot = await launcher.launch()
+                slot = await launch(launcher, spec)
             except (SandboxError, OSError) as error:
                 broken.append(f"{name}: {error}")
                 continue

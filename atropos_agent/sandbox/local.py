@@ -49,6 +49,7 @@ class LocalSandbox(WorkspaceFiles):
     """
 
     def __init__(self, spec: SandboxSpec, isolation: Isolation) -> None:
+        self.shows_template: bool = False
         self._spec = spec
         self._isolation = isolation
         self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))

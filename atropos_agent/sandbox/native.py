@@ -23,6 +23,7 @@ from atropos_agent.sandbox.inside.linux import landlock_abi
 from atropos_agent.sandbox.link import Link
 from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
 from atropos_agent.sandbox.slot import SlotProcess, SupervisedSandbox, configuration
+from atropos_agent.sandbox.template import can_overlay
 
 _SET_UP_S = 10.0
 _EXIT_S = 5.0
@@ -106,11 +107,12 @@ class NativeLauncher:
             if self._groups is not None:
                 process.memory = self._groups.create(spec.memory_bytes)
                 process.memory.add(pid)
-            await settled(link, configuration(spec, watch_memory=self._groups is None))
+            overlay = bool(spec.template) and can_overlay(spec.template)
+            await settled(link, configuration(spec, watch_memory=self._groups is None, overlay=overlay))
         except BaseException:
             link.abandon("the launch failed")
             raise
-        return SupervisedSandbox(link, process, spec, self.isolation)
+        return SupervisedSandbox(link, process, spec, self.isolation, shows_template=overlay)
 
     async def close(self) -> None:
         """End the zygote and wait until every slot is gone."""

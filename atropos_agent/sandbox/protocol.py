@@ -41,8 +41,9 @@ class SandboxSpec:
     `processes` counts threads too. `cpu_s` is the CPU time that a command may use with all it starts.
     `image` is what docker and podman run, and nothing else can; `cpus`, how many CPUs a slot may keep busy,
     is held by them only. `readonly_binds` are absolute host paths shown read-only inside, at the same path.
-    `require` maps a limit, as `Isolation.limits` names it, to "hard" or to the one mechanism that may hold
-    it; a backend that does not is refused.
+    The workspace starts with the content of the host directory `template`, which never changes. `require`
+    maps a limit, as `Isolation.limits` names it, to "hard" or to the one mechanism that may hold it; a
+    backend that does not is refused.
     """
 
     workspace_bytes: int = 256 << 20
@@ -56,6 +57,7 @@ class SandboxSpec:
     readonly_binds: tuple[str, ...] = ()
     image: str = ""
     cpus: float | None = None
+    template: str = ""
     require: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -53,8 +53,8 @@ class SlotProcess:
         self.gone.set()
 
 
-def configuration(spec: SandboxSpec, *, watch_memory: bool) -> dict[str, object]:
-    """The first frame to a supervisor."""
+def configuration(spec: SandboxSpec, *, watch_memory: bool, overlay: bool = False) -> dict[str, object]:
+    """The first frame to a supervisor. With `overlay` it is to show the template under the workspace."""
     return {
         "workspace_bytes": spec.workspace_bytes,
         "workspace_inodes": spec.workspace_inodes,
@@ -63,6 +63,7 @@ def configuration(spec: SandboxSpec, *, watch_memory: bool) -> dict[str, object]
         "processes": spec.processes,
         "file_bytes": spec.file_bytes,
         "binds": resolved_binds(spec),
+        "template": str(Path(spec.template).resolve()) if overlay else "",
     }
 
 
@@ -74,7 +75,16 @@ def resolved_binds(spec: SandboxSpec) -> list[tuple[str, str]]:
 class SupervisedSandbox(WorkspaceFiles):
     """A `Sandbox` over a link to a supervisor that has said it is ready."""
 
-    def __init__(self, link: Link, process: SlotProcess, spec: SandboxSpec, isolation: Isolation) -> None:
+    def __init__(
+        self,
+        link: Link,
+        process: SlotProcess,
+        spec: SandboxSpec,
+        isolation: Isolation,
+        *,
+        shows_template: bool = False,
+    ) -> None:
+        self.shows_template: bool = shows_template
         self._link = link
         self._process = process
         self._spec = spec
@@ -148,7 +158,7 @@ class SupervisedSandbox(WorkspaceFiles):
 
     async def reset(self) -> bool:
         """End everything and empty the sandbox; False where it is not as good as new. Raises SandboxLost."""
-        return (await self.ask({"op": "reset"})).meta.get("clean") is True
+        return not self._spec.template and (await self.ask({"op": "reset"})).meta.get("clean") is True
 
     async def run(
         self, meta: dict[str, object], payload: bytes, *, timeout_s: float

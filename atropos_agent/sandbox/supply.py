@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.admission import Admission, Grant, declared_bytes
-from atropos_agent.sandbox.backends import Launcher, Slot
+from atropos_agent.sandbox.backends import Launcher, Slot, launch
 from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
 from atropos_agent.sandbox.requirements import explained, unmet
 from atropos_agent.telemetry import Entry, Phase
@@ -222,7 +222,7 @@ class Supply:
         if self.closed:
             raise SandboxError(_CLOSED)
         try:
-            slot = await self._launcher.launch(spec)
+            slot = await launch(self._launcher, spec or self._spec)
         except SandboxError:
             raise
         except OSError as error:

@@ -12,7 +12,12 @@ _LONGEST_TEXT = 4096
 
 
 def furnish(
-    outer_ids: tuple[int, int], *, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str, str]]
+    outer_ids: tuple[int, int],
+    *,
+    workspace_bytes: int,
+    workspace_inodes: int,
+    binds: list[tuple[str, str]],
+    template: str,
 ) -> None:
     """Ids, a host name, a loopback interface and the file tree, for this process as pid 1.
 
@@ -23,7 +28,9 @@ def furnish(
         _map_ids(*outer_ids)
         socket.sethostname("sandbox")
         linux.bring_loopback_up()
-        rootfs.build(workspace_bytes=workspace_bytes, workspace_inodes=workspace_inodes, binds=binds)
+        rootfs.build(
+            workspace_bytes=workspace_bytes, workspace_inodes=workspace_inodes, binds=binds, template=template
+        )
 
     _in_child(work)
     # The saved ids are still those that the zygote goes back to.

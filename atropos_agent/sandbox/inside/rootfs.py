@@ -48,8 +48,11 @@ ETC = {
 }
 
 
-def build(*, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str, str]]) -> None:
-    """Replace the file tree of this mount namespace. `binds` are (source on the host, path inside).
+def build(
+    *, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str, str]], template: str = ""
+) -> None:
+    """Replace the file tree of this mount namespace. `binds` are (source on the host, path inside); the
+    workspace shows the host's directory `template`.
 
     Raises OSError whose filename names the stage.
     """
@@ -65,11 +68,23 @@ def build(*, workspace_bytes: int, workspace_inodes: int, binds: list[tuple[str,
     linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, _SHM_OPTIONS)  # noqa: S108
     options = f"size={workspace_bytes},nr_inodes={workspace_inodes},mode=755"
     linux.mount("tmpfs", WORKSPACE, "tmpfs", flags, options)
+    if template:
+        _overlay(template, flags)
     for source, target in binds:
         _bind(source, target)
     linux.detach(OLD)
     os.rmdir(OLD)
     linux.mount(None, "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | flags)
+    os.chdir("/")
+
+
+def _overlay(template: str, flags: int) -> None:
+    """Show the host's `template` as the workspace; changes go to the sized tmpfs that was there."""
+    for name in ("upper", "work"):
+        os.mkdir(f"{WORKSPACE}/{name}")
+    os.chdir(OLD + template)  # a relative path has no blank or colon that the options could mistake
+    options = f"lowerdir=.,upperdir={WORKSPACE}/upper,workdir={WORKSPACE}/work,userxattr"
+    linux.mount("overlay", WORKSPACE, "overlay", flags, options)
     os.chdir("/")
 
 

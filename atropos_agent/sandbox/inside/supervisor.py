@@ -114,6 +114,7 @@ def set_up(
             workspace_bytes=frames.integer(meta, "workspace_bytes"),
             workspace_inodes=inodes,
             binds=[(str(source), str(target)) for source, target in pairs],
+            template=frames.text(meta, "template"),
         )
     environment = meta.get("environment")
     if isinstance(environment, dict):
