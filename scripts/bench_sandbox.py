@@ -1,6 +1,6 @@
 """What a command in the sandbox costs, beside the plain asyncio `sh -c` of the same run.
 
-    python scripts/bench_sandbox.py [--backend native] [--rounds 200]
+    python scripts/bench_sandbox.py [--backend native] [--rounds 200] [--markdown]
 
 Rounds are interleaved, so that both sides see the same load: trust the ratios, not the milliseconds.
 """
@@ -12,10 +12,12 @@ import asyncio
 import contextlib
 import itertools
 import os
+import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -23,12 +25,16 @@ from rich.table import Table
 
 from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
 from atropos_agent.sandbox.bubblewrap import BubblewrapLauncher
+from atropos_agent.sandbox.inside import rootfs
 from atropos_agent.sandbox.native import NativeLauncher
+from atropos_agent.sandbox.protocol import WORKSPACE
 
 IN_FLIGHT = 16
-COMMANDS_PER_BLOCK = 320
-IDLE_SLOTS = 50
+COMMANDS_PER_BLOCK = 160
+IDLE_SLOTS = 100
+FEWEST_ROUNDS = 100
 TIMEOUT_S = 0.1
+HEADINGS = ("what", "sandbox", "plain sh -c", "ratio", "aim")
 Act = Callable[[str], Awaitable[object]]
 LAUNCHERS: dict[str, type[NativeLauncher] | type[BubblewrapLauncher]] = {
     "native": NativeLauncher,
@@ -96,7 +102,7 @@ async def throughput(pool: SandboxPool, rounds: int) -> Row:
     floor: list[float] = []
     async with contextlib.AsyncExitStack() as stack:
         sandboxes: list[Sandbox] = [await stack.enter_async_context(pool.acquire()) for _ in range(IN_FLIGHT)]
-        for _ in range(max(5, rounds // 20)):
+        for _ in range(rounds):
             ours.append(await block([sandbox.exec for sandbox in sandboxes]))
             floor.append(await block([plain] * IN_FLIGHT))
     mine, theirs = (f"{statistics.median(speed):.0f} /s" for speed in (ours, floor))
@@ -166,28 +172,65 @@ def descendants() -> Iterator[int]:
                 yield from found
 
 
-def leftovers() -> Row:
-    groups = [path for path in Path("/sys/fs/cgroup").glob("**/atropos-*") if f"-{os.getpid()}-" in path.name]
-    found = (
-        len(list(descendants())),
-        len(groups),
-        Path("/proc/self/mountinfo").read_text().count("/workspace"),
-    )
-    text = f"{found[0]} processes, {found[1]} cgroups, {found[2]} mounts"
-    return Row("left after close", text, "", "", "0")
+@dataclass(frozen=True)
+class Traces:
+    """What the sandboxes of this process could leave on the machine."""
+
+    processes: int
+    mounts: int
+    cgroups: int
+    directories: int
+    descriptors: int
+
+    @classmethod
+    def now(cls) -> Traces:
+        """Counted in the directory that is ours for temporary files, and by the names that sandboxes use."""
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        cgroups = Path("/sys/fs/cgroup").glob(f"**/atropos-{os.getpid()}-*")
+        return cls(
+            processes=sum(1 for _ in descendants()),
+            mounts=sum(line.split()[4].endswith((WORKSPACE, rootfs.OLD)) for line in mounts),
+            cgroups=sum(1 for _ in cgroups),
+            directories=sum(1 for _ in Path(tempfile.gettempdir()).rglob("*")),
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        )
+
+
+def leftovers(before: Traces) -> Row:
+    after = Traces.now()
+    left = {field.name: getattr(after, field.name) - getattr(before, field.name) for field in fields(Traces)}
+    return Row("left after close", ", ".join(f"{count} {name}" for name, count in left.items()), "", "", "0")
 
 
 async def measure(backend: str, rounds: int) -> tuple[list[Row], str]:
+    before = Traces.now()
     async with SandboxPool(backend, size=IN_FLIGHT) as pool:
         rows = [
             await one_command(pool, "true", rounds),
             await one_command(pool, "echo hi; ls /", rounds),
             await throughput(pool, rounds),
-            await timeouts(pool, max(100, rounds // 2)),
+            await timeouts(pool, rounds),
         ]
         limits = ", ".join(f"{name}: {how}" for name, how in pool.isolation.limits.items())
-    rows += [await fresh(backend, max(100, rounds // 2)), await memory(backend), leftovers()]
+    rows += [await fresh(backend, rounds), await memory(backend)]
+    rows.append(leftovers(before))
     return rows, limits
+
+
+def show(rows: Sequence[Row], title: str, caption: str) -> None:
+    table = Table(title=title, caption=caption)
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*astuple(row))
+    Console().print(table)
+
+
+def print_markdown(rows: Sequence[Row], title: str, caption: str) -> None:
+    print(f"{title}.\n")
+    for cells in (HEADINGS, ["---"] * len(HEADINGS), *map(astuple, rows)):
+        print("|", " | ".join(cells), "|")
+    print(f"\n{caption}.")
 
 
 def main() -> None:
@@ -195,17 +238,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backend", choices=sorted(LAUNCHERS), default="native")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=200, help=f"at least {FEWEST_ROUNDS}")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args()
-    rows, limits = asyncio.run(measure(options.backend, options.rounds))
-    table = Table(
-        title=f"{options.backend}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}", caption=limits
-    )
-    for heading in ("what", "sandbox", "plain sh -c", "ratio", "aim"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(row.name, row.ours, row.plain, row.ratio, row.aim)
-    Console().print(table)
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"a median of {options.rounds} rounds says little; take at least {FEWEST_ROUNDS}")
+    with tempfile.TemporaryDirectory(prefix="bench-sandbox-") as tempfile.tempdir:
+        rows, limits = asyncio.run(measure(options.backend, options.rounds))
+    title = f"{options.backend}, medians of {options.rounds}, {os.cpu_count()} CPUs"
+    title += f", Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    (print_markdown if options.markdown else show)(rows, title, limits)
 
 
 if __name__ == "__main__":
