@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, TypeAlias, cast
 
 from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.parser import json_type
-from atropos_agent.sandbox.protocol import Sandbox
+from atropos_agent.sandbox.protocol import Job, Sandbox, Session, SessionKind
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
 
 MAX_OBSERVATION_CHARS = 16_000
@@ -77,11 +77,14 @@ class ToolSchema:
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a call may use. `deadline` is in the event loop's time, in seconds: a tool returns by then,
-    or is cut off soon after."""
+    or is cut off soon after. `sessions`, and `jobs` by the name of their tool, are what tools keep from call
+    to call of one rollout."""
 
     sandbox: Sandbox | None = None
     rollout_id: str = ""
     deadline: float | None = None
+    sessions: dict[SessionKind, Session] = field(default_factory=dict[SessionKind, Session], compare=False)
+    jobs: dict[str, Job] = field(default_factory=dict[str, Job], compare=False)
 
 
 class Tool(Protocol):
@@ -196,7 +199,7 @@ def bind(registry: ToolRegistry, context: ToolContext) -> ExecuteTool:
 
     async def execute_tool(call: ToolCall) -> ToolResult:
         deadline = CALL_DEADLINE.get()
-        limited = context if deadline is None else ToolContext(context.sandbox, context.rollout_id, deadline)
+        limited = context if deadline is None else replace(context, deadline=deadline)
         return await registry.execute(call, limited)
 
     return execute_tool

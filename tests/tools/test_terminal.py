@@ -50,7 +50,15 @@ async def test_stdout_and_stderr_are_told_apart(stdout: bytes, stderr: bytes, ou
     ("result", "error"),
     [
         (ended(ExecStatus.NONZERO, exit_code=3), "Exit code: 3"),
-        (ended(ExecStatus.TIMEOUT, signal=9), "Command timed out after 30s"),
+        (ended(ExecStatus.TIMEOUT, signal=9, duration_s=30.1), "Command timed out after 30s"),
+        (
+            ended(ExecStatus.TIMEOUT, signal=9, duration_s=2),
+            "Out of CPU time: the command was stopped after 2s",
+        ),
+        (
+            ended(ExecStatus.DISK_FULL, exit_code=1),
+            "Disk full: no room is left in /workspace or /tmp. Exit code: 1",
+        ),
         (ended(ExecStatus.OOM, signal=9), "Out of memory: the command was killed"),
         (
             ended(ExecStatus.OUTPUT_LIMIT, stdout_bytes=70),
@@ -79,6 +87,7 @@ async def test_numbers_are_for_the_record_and_not_for_the_policy():
         "exit_code": 2,
         "signal": None,
         "duration_s": 0.25,
+        "cpu_s": 0.125,
         "stdout_bytes": 1,
         "stderr_bytes": 0,
         "truncated": False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from atropos_agent.sandbox.protocol import ExecResult
+
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LONGEST_CHARACTER = 4
 
@@ -11,6 +13,15 @@ _LONGEST_CHARACTER = 4
 def to_text(data: bytes) -> str:
     """UTF-8 with U+FFFD for what is not, and for control characters other than tab and line ends."""
     return _CONTROLS.sub("\ufffd", data.decode("utf-8", "replace"))
+
+
+def streams(result: ExecResult, budget: int) -> str:
+    """Stdout, then stderr under its heading. Each has half of `budget` bytes, and what the other leaves."""
+    stdout_room = budget - min(result.stderr_bytes, budget // 2)
+    stderr_room = budget - min(result.stdout_bytes, stdout_room)
+    stdout = head_and_tail(result.stdout, result.stdout_bytes, stdout_room).rstrip("\n")
+    stderr = head_and_tail(result.stderr, result.stderr_bytes, stderr_room).rstrip("\n")
+    return "\n[stderr]\n".join((stdout, stderr)).removeprefix("\n") if stderr else stdout
 
 
 def head_and_tail(data: bytes, total: int, budget: int) -> str:
