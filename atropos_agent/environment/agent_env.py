@@ -21,6 +21,7 @@ from atropos_agent.environment.contract import (
     Validation,
     failed,
     is_infrastructure,
+    isolation_as_data,
     rollout_seed,
     sandbox_spec,
     task_errors,
@@ -38,7 +39,7 @@ from atropos_agent.export import scored_group
 from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
-from atropos_agent.sandbox import Sandbox, SandboxPool
+from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
 from atropos_agent.telemetry import Entry, Kind, debug_logger, watching
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
@@ -84,9 +85,8 @@ class AgentEnv(ABC, Generic[ItemT]):
         self.tools: ToolRegistry = self.build_tools()
         self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
         self.agent: AtroposAgent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
-        self._pool = SandboxPool(
-            self.sandbox_config.backend, sandbox_spec(self.sandbox_config), self.sandbox_config.slots
-        )
+        self._spec = sandbox_spec(self.sandbox_config)
+        self._pool = SandboxPool(self.sandbox_config.backend, self._spec, self.sandbox_config.slots)
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 
@@ -103,8 +103,7 @@ class AgentEnv(ABC, Generic[ItemT]):
     @property
     def isolation(self) -> Mapping[str, Json]:
         """What the sandboxes of this environment really enforce."""
-        found = self._pool.isolation
-        return {"backend": found.backend, "unsafe": found.unsafe, "limits": dict(found.limits)}
+        return isolation_as_data(self._pool.isolation)
 
     def sandbox(self) -> AbstractAsyncContextManager[Sandbox]:
         """A fresh sandbox for the length of a block; waits where all slots are in use."""
@@ -142,6 +141,11 @@ class AgentEnv(ABC, Generic[ItemT]):
     def build_agent_config(self, agent: AgentConfig) -> AgentConfig:
         """The agent's settings; override to set what the environment wants by default."""
         return agent
+
+    def sandbox_for(self, item: ItemT, spec: SandboxSpec) -> SandboxSpec:
+        """What the sandbox of `item` must be, where `spec` is what the config asks for; override for tasks
+        that bring an image, a template or limits of their own."""
+        return spec
 
     async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, object]:
         """Fill the fresh workspace of one rollout; what is returned reaches the verifier."""
@@ -264,7 +268,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         )
 
     async def _replay(self, item: ItemT, reference: Reference) -> float:
-        async with self._pool.acquire() as sandbox:
+        async with self._sandbox_of(item, "") as sandbox:
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
             execute = bind(self.tools, ToolContext(sandbox=sandbox, rollout_id=item.id))
             for call in reference.calls:
@@ -275,14 +279,20 @@ class AgentEnv(ABC, Generic[ItemT]):
             )
         return score.value
 
+    def _sandbox_of(self, item: ItemT, owner: str) -> AbstractAsyncContextManager[Sandbox]:
+        wanted = self.sandbox_for(item, self._spec)
+        return self._pool.acquire(owner, spec=None if wanted == self._spec else wanted)
+
     async def _attempt(
         self, item: ItemT, index: int, repetition: int, attempt: int, listener: Listener | None
     ) -> Rollout:
         rollout_id = f"{item.id}#{repetition}.{index}"
         started = time.time()
         clock = time.perf_counter()
+        isolation = self.isolation
         try:
-            async with self._pool.acquire(rollout_id) as sandbox:
+            async with self._sandbox_of(item, rollout_id) as sandbox:
+                isolation = isolation_as_data(sandbox.isolation)
                 seed = rollout_seed(self.config.seed, rollout_id, attempt)
                 run_id = rollout_id if attempt == 1 else f"{rollout_id}~{attempt}"
                 result, score = await self._run_in(sandbox, item, run_id, seed, listener)
@@ -296,7 +306,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             score=None if score is None else score.value,
             parts={} if score is None else score.parts,
             metadata={} if score is None else score.metadata,
-            isolation=self.isolation,
+            isolation=isolation,
             started_at=started,
             duration_s=time.perf_counter() - clock,
             attempts=attempt,

@@ -19,8 +19,8 @@ from atropos_agent.errors import (
     RenderError,
     TaskError,
 )
-from atropos_agent.sandbox import SandboxSpec
-from atropos_agent.trajectory import AgentResult, Score, StopReason, ToolCall
+from atropos_agent.sandbox import Isolation, SandboxSpec
+from atropos_agent.trajectory import AgentResult, Json, Score, StopReason, ToolCall
 
 
 class Item(Protocol):
@@ -101,6 +101,11 @@ def rollout_seed(run_seed: int, rollout_id: str, attempt: int) -> int:
     """The sampling seed of one attempt, in [0, 2**64)."""
     digest = hashlib.blake2b(f"{run_seed}/{rollout_id}/{attempt}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
+
+
+def isolation_as_data(isolation: Isolation) -> dict[str, Json]:
+    """What a record says of it."""
+    return {"backend": isolation.backend, "unsafe": isolation.unsafe, "limits": dict(isolation.limits)}
 
 
 def sandbox_spec(config: SandboxConfig) -> SandboxSpec:

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,32 @@ async def test_an_environment_that_fails_costs_its_rollout_and_is_named(word):
     assert (broken.score, broken.result.error_type) == (None, "TaskError")
     assert word in broken.result.error
     assert whole.score == 1.0
+
+
+class OfItsOwn(Spelling):
+    """Each word comes with a directory that holds it, and takes few processes."""
+
+    def sandbox_for(self, item, spec):
+        return replace(spec, template=f"{self.place}/{item.id}", processes=64)
+
+
+async def test_an_item_brings_the_sandbox_it_needs(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/hint.txt").write_text("tac")
+    env = OfItsOwn(
+        FakePolicy(
+            lambda messages, step: solve(messages, step) if step > 1 else LOOK, RENDERER, stop_id=STOP
+        ),
+        RENDERER,
+    )
+    env.place = tmp_path
+    async with env:
+        rollout = await env.rollout(Word("cat"))
+        missing = await env.rollout(Word("dog"))
+    assert rollout.result.steps[0].tool_results[0].output == "hint.txt"
+    assert rollout.score is not None
+    assert (missing.score, missing.result.error_type) == (None, "SandboxError")
+    assert "dog" in missing.result.error
 
 
 async def test_a_dead_server_is_tried_again_and_never_scored():
