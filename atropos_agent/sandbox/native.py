@@ -116,8 +116,8 @@ class NativeLauncher:
 
     async def close(self) -> None:
         """End the zygote and wait until every slot is gone."""
-        control, zygote = self._control, self._zygote
-        if control is None or zygote is None:
+        control, helper = self._control, self._zygote
+        if control is None or helper is None:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_S):
@@ -126,7 +126,7 @@ class NativeLauncher:
         self._control = None
         asyncio.get_running_loop().remove_reader(control.fileno())
         control.close()
-        await asyncio.to_thread(_wait_or_kill, zygote)
+        await asyncio.to_thread(_wait_or_kill, helper)
         for slot in list(self._processes):
             self._forget(slot)
         if self._groups is not None:
