@@ -88,7 +88,8 @@ class ToolContext:
 
 
 class Tool(Protocol):
-    """What a policy can call. One instance serves all rollouts at once: state belongs in the sandbox."""
+    """What a policy can call. One instance serves all rollouts at once: state belongs in the sandbox, and in
+    the context what leads to it."""
 
     @property
     def schema(self) -> ToolSchema:
