@@ -6,7 +6,7 @@ from typing import Protocol
 
 from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
-from atropos_agent.sandbox.protocol import ExecResult, JobReport
+from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, JobReport
 from atropos_agent.sandbox.replies import outcome_of, output_of
 
 
@@ -23,7 +23,11 @@ class Channel(Protocol):
         """How a command ended, with the reply that says so, None where the sandbox was lost."""
         ...
 
-    def lost(self, error: frames.FrameError) -> SandboxLost:
+    def struck(self, frame: frames.Frame) -> bool:
+        """True where the kernel killed something there for want of memory since that was last asked."""
+        ...
+
+    def lost(self, error: Exception) -> SandboxLost:
         """Give the slot up because of an answer that makes no sense."""
         ...
 
@@ -49,7 +53,7 @@ class SlotJob:
         frame = await self._channel.ask({"op": op, "job": self._number})
         try:
             report = self._report(frame)
-        except frames.FrameError as error:
+        except (frames.FrameError, OSError) as error:
             raise self._channel.lost(error) from error
         if not report.running:
             self._last = report
@@ -61,6 +65,8 @@ class SlotJob:
         if frames.text(frame.meta, "status") == "running":
             return JobReport(None, None, stdout, stderr, duration_s, None, *totals)
         status, exit_code, signal = outcome_of(frame)
+        if self._channel.struck(frame) and status in (ExecStatus.KILLED, ExecStatus.NONZERO):
+            status = ExecStatus.OOM
         return JobReport(status, exit_code, stdout, stderr, duration_s, signal, *totals)
 
 

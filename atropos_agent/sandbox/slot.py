@@ -91,6 +91,7 @@ class SupervisedSandbox(WorkspaceFiles):
         self._isolation = isolation
         self._turn = asyncio.Lock()
         self._memory_kills = 0
+        self._keeps = False
 
     @property
     def isolation(self) -> Isolation:
@@ -142,6 +143,8 @@ class SupervisedSandbox(WorkspaceFiles):
         check_command("", timeout_s=1.0, env=env, cwd=cwd)
         meta, payload = self._described("", stdin=None, env=env, cwd=cwd)
         number = await self._numbered({**meta, "op": "open_session", "kind": kind.value}, payload, "session")
+        if not number:
+            raise SandboxError("too many sessions are open in this sandbox; close some first")
         return SlotSession(self, number)
 
     async def check(
@@ -166,18 +169,17 @@ class SupervisedSandbox(WorkspaceFiles):
         """How a command ended, with the reply that says so, None where the sandbox was lost."""
         async with self._turn:
             started = time.monotonic()
-            memory = self._process.memory
             try:
                 frame = await self._link.request(meta, payload, timeout_s=timeout_s + GRACE_S)
                 result = result_of(frame, self._spec.output_kept_bytes)
-                struck = self._memory_struck(
-                    frames.integer(frame.meta, "memory_kills") if memory is None else memory.kills()
-                )
+                struck = self.struck(frame)
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
                 lost_after = time.monotonic() - started
                 return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after), None
-        if struck and result.status not in (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT):
+        # What was struck may have been a job or a session: a success beside them stays one.
+        spared = (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT, *([ExecStatus.OK] if self._keeps else []))
+        if struck and result.status not in spared:
             result = replace(result, status=ExecStatus.OOM)
         return result, frame
 
@@ -185,7 +187,14 @@ class SupervisedSandbox(WorkspaceFiles):
         """The answer to a request that takes no time. Raises SandboxLost."""
         return await self._ask(meta, b"")
 
-    def lost(self, error: frames.FrameError) -> SandboxLost:
+    def struck(self, frame: frames.Frame) -> bool:
+        """True where the kernel killed something here for want of memory since that was last asked, as we see
+        it or as the slot says in `frame`. Raises FrameError, OSError."""
+        memory, before = self._process.memory, self._memory_kills
+        self._memory_kills = frames.integer(frame.meta, "memory_kills") if memory is None else memory.kills()
+        return self._memory_kills > before
+
+    def lost(self, error: Exception) -> SandboxLost:
         """Give the slot up because of an answer that makes no sense."""
         self._distrust(str(error))
         return SandboxLost(str(error))
@@ -202,10 +211,6 @@ class SupervisedSandbox(WorkspaceFiles):
                 async with asyncio.timeout(_GONE_S):
                     await self._process.gone.wait()
 
-    def _memory_struck(self, kills: int) -> bool:
-        before, self._memory_kills = self._memory_kills, kills
-        return self._memory_kills > before
-
     async def _ask(self, meta: dict[str, object], payload: bytes) -> frames.Frame:
         async with self._turn:
             return await self._link.request(
@@ -213,6 +218,7 @@ class SupervisedSandbox(WorkspaceFiles):
             )
 
     async def _numbered(self, meta: dict[str, object], payload: bytes, key: str) -> int:
+        self._keeps = True
         frame = await self._ask(meta, payload)
         try:
             return frames.integer(frame.meta, key)

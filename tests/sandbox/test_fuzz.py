@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from atropos_agent.errors import SandboxLost
+from atropos_agent.errors import SandboxError
 from atropos_agent.sandbox import ExecResult, ExecStatus, FileEntry, Isolation, SandboxSpec
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.files import Workspace
@@ -154,7 +154,7 @@ async def talk(sandbox, rng):
 async def answered(request):
     try:
         return await request
-    except (SandboxLost, OSError):  # nothing else may come of it
+    except (SandboxError, OSError):  # nothing else may come of it
         return None
 
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from atropos_agent.sandbox import ExecStatus
-from tests.sandbox.conftest import DrivenSandbox, Driver
+from tests.sandbox.conftest import ISOLATED, DrivenSandbox, Driver
 
 pytestmark = pytest.mark.integration
 
@@ -16,6 +16,17 @@ for _ in range(100):
         break
     except OSError:
         time.sleep(0.05)
+"""
+
+
+FORKS = """
+import os, time
+try:
+    while os.fork():
+        pass
+except OSError:
+    pass
+time.sleep(60)
 """
 
 
@@ -90,13 +101,44 @@ async def test_many_jobs_keep_their_outputs_apart(sandbox):
         assert (report.stdout, report.stderr) == (b"%d\n" % number,) * 2
 
 
-@pytest.mark.parametrize("kind", ["native-as-user", "bubblewrap-as-user"])
+@pytest.mark.parametrize("kind", ISOLATED)
 async def test_a_job_that_takes_too_much_memory_is_ended_while_nobody_looks(package_root, kind):
     driver = Driver(kind, package_root, spec={"memory_bytes": 96 << 20})
     sandbox = DrivenSandbox(driver)
     hog = "/usr/bin/python3 -c 'import time; x = bytearray(300 << 20); time.sleep(60)'"
     job = await sandbox.start(hog)
-    assert (await ended(job)).status in (ExecStatus.OOM, ExecStatus.KILLED)
+    assert (await ended(job)).status is ExecStatus.OOM
+    assert (await sandbox.exec("echo on")).stdout == b"on\n"
+    await sandbox.close()
+    driver.close()
+
+
+async def test_jobs_and_sessions_are_bounded_and_leave_descriptors_for_commands(sandbox):
+    jobs = [await sandbox.start("sleep 50") for _ in range(65)]
+    refused = await jobs[-1].poll()
+    assert (refused.exit_code, b"background jobs" in refused.stderr) == (126, True)
+    assert (await jobs[0].poll()).running
+    sessions = [await sandbox.session() for _ in range(16)]
+    with pytest.raises(RuntimeError, match="SandboxError: too many sessions"):
+        await sandbox.session()
+    assert (await sandbox.exec("echo on")).stdout == b"on\n"
+    await jobs[0].kill()
+    await jobs[1].kill()
+    assert (await (await sandbox.start("sleep 50")).poll()).running
+    await sessions[0].close()
+    assert (await (await sandbox.session()).run("echo new")).stdout == b"new\n"
+
+
+@pytest.mark.parametrize("kind", ISOLATED)
+async def test_a_job_that_cannot_be_forked_leaves_no_descriptor(package_root, kind):
+    driver = Driver(kind, package_root, spec={"processes": 20})
+    sandbox = DrivenSandbox(driver)
+    full = await sandbox.start("/usr/bin/python3 -", stdin=FORKS.encode())
+    await asyncio.sleep(0.5)
+    for _ in range(400):
+        report = await (await sandbox.start("true")).poll()
+        assert (report.exit_code, b"temporarily unavailable" in report.stderr) == (126, True), report
+    await full.kill()
     assert (await sandbox.exec("echo on")).stdout == b"on\n"
     await sandbox.close()
     driver.close()

@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 
 from atropos_agent.sandbox import ExecStatus
@@ -109,8 +107,8 @@ async def test_a_fork_bomb_beside_a_session_is_ended_whatever_it_costs(sandbox):
 
 async def test_output_of_background_jobs_comes_with_the_next_text(sandbox):
     shell = await sandbox.session()
-    await shell.run("(sleep 0.1; echo late) &")
-    await asyncio.sleep(0.4)
+    await shell.run("(sleep 0.1; echo late; touch written) &")
+    await sandbox.exec("until [ -e written ]; do sleep 0.02; done")
     assert (await shell.run("echo now")).stdout == b"late\nnow\n"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.program import Program, Start
+
+_MOST = 64
 
 
 class Jobs:
@@ -22,6 +25,8 @@ class Jobs:
         start = Start.asked_for(request)
         program = self._grounds.program(request)
         try:
+            if len(self._jobs) >= _MOST:
+                raise OSError(errno.EAGAIN, f"{_MOST} background jobs run or were never looked at")
             program.fork([b"/bin/sh", b"-c", start.script], start, keep=True)
         except (OSError, ValueError) as error:
             program.refused(start.directory, error)
@@ -32,12 +37,18 @@ class Jobs:
         return frames.encode({"job": number})
 
     def poll(self, request: frames.Frame) -> bytes:
-        """The reply with what a job has written so far, and how it ended if it has. Raises FrameError."""
+        """The reply with what a job has written so far, and how it ended if it has; that is told once.
+
+        Raises FrameError.
+        """
         self._grounds.settle()
         program = self._find(request)
         program.drain()
-        how = program.outcome() if program.ended else {"status": "running", **program.written()}
-        return frames.encode(how, program.output())
+        if not program.ended:
+            return frames.encode({"status": "running", **program.written()}, program.output())
+        del self._jobs[frames.integer(request.meta, "job")]
+        outcome = program.outcome() | {"memory_kills": self._grounds.limits.memory_kills}
+        return frames.encode(outcome, program.output())
 
     def end(self, request: frames.Frame) -> bytes:
         """End a job with all that it started: the reply as of `poll`. Raises FrameError."""

@@ -41,7 +41,8 @@ class Grounds:
         """Serve the kept programs until the host asks for something."""
         self.streams.watch(self.host.requests)
         while True:
-            for descriptor in self.streams.wait(watch.PERIOD_S if self.kept else None):
+            watched = self.kept and self.limits.watched
+            for descriptor in self.streams.wait(watch.PERIOD_S if watched else None):
                 if descriptor == self.host.requests:
                     return
                 self._ended(descriptor)

@@ -128,8 +128,10 @@ class Program:
         try:
             pid = os.fork()
             if pid == 0:
-                os.close(trouble)
                 _become(arguments, start, theirs, prepare, report)
+        except BaseException:
+            os.close(trouble)
+            raise
         finally:
             os.close(report)
             _close({number: end for number, end in theirs.items() if number not in (descriptors or {})})

@@ -19,6 +19,7 @@ from atropos_agent.sandbox.inside.streams import Feed
 _TEXTS, _STATUSES = 8, 9
 _AFTER_INTERRUPT_S = 0.5
 _STATUS_BYTES = 4096
+_MOST = 16
 _SHELLS = (b"/bin/bash", b"/bin/sh")
 
 # Reads how many lines the next text has, then the text. `command` keeps a syntax error from ending the shell.
@@ -180,7 +181,9 @@ class Sessions:
         self._numbers = itertools.count(1)
 
     def open(self, request: frames.Frame) -> bytes:
-        """Start one: the reply names it. Raises FrameError."""
+        """Start one: the reply names it, 0 where there are too many. Raises FrameError."""
+        if len(self._sessions) >= _MOST:
+            return frames.encode({"session": 0})
         number = next(self._numbers)
         self._sessions[number] = Session(self._grounds, request)
         return frames.encode({"session": number})

@@ -28,6 +28,11 @@ class Limits:
         """How often the kernel killed something here for want of memory, where the host cannot see that."""
         return 0 if self.group is None else self.group.memory_kills()
 
+    @property
+    def watched(self) -> bool:
+        """True where one of them can only be held by looking."""
+        return self.memory_bytes is not None or self.inodes is not None
+
     def exceeded(self) -> str:
         """The status that ends what runs, "" for none."""
         if self.memory_bytes is not None and _memory_exceeds(self.memory_bytes):
