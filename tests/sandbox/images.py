@@ -1,4 +1,4 @@
-"""Container images without a network: made of this machine's own programs, and imported into podman."""
+"""Container images without a network: made of this machine's own programs."""
 
 import io
 import shutil
@@ -13,53 +13,17 @@ COMMANDS = (
 )
 PYTHON = Path("/usr/bin/python3").resolve()
 LEFT_OUT = {"test", "__pycache__", "idlelib", "ensurepip", "lib2to3", "pydoc_data", "tkinter"}
-CONTAINERS_CONF = """
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-lock_type = "file"
-tmp_dir = "{0}/tmp"
-volume_path = "{0}/volumes"
-"""
-STORAGE_CONF = """
-[storage]
-driver = "{1}"
-graphroot = "{0}/graph"
-runroot = "{0}/run"
-"""
 
 
-def settings(directory, driver="overlay"):
-    """Variables that keep a podman apart from the machine's own, and make it work where root lacks rights."""
-    files = {"containers.conf": CONTAINERS_CONF, "storage.conf": STORAGE_CONF}
-    for name, text in files.items():
-        (directory / name).write_text(text.format(directory, driver))
-    return {
-        "CONTAINERS_CONF": str(directory / "containers.conf"),
-        "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
-    }
-
-
-def podman(*arguments, check=True, **options):
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=120, **options)
-    assert not check or done.returncode == 0, f"podman {' '.join(arguments)}: {done.stderr}"
-    return done
-
-
-def build(name, directory, programs, *, python=True, extra=None, changes=()):
-    """Import an image of `programs`; `extra` are further executables by path, as text."""
-    path = directory / "image.tar"
+def pack(path, programs, *, python=True, extra=None):
+    """A tar file with `programs`, a python3, and `extra`, further executables by path, as text."""
     with tarfile.open(path, "w") as archive:
         for link in ("bin", "lib", "lib64"):
             _add_link(archive, link, f"usr/{link}")
         _add_programs(archive, programs, python=python)
         for place, text in (extra or {}).items():
             _add_text(archive, place, text)
-    podman("import", *(f"--change={change}" for change in changes), str(path), name)
-    path.unlink()
+    return path
 
 
 def _add_programs(archive, programs, *, python):

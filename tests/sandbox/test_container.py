@@ -1,4 +1,4 @@
-"""Slots in real podman containers."""
+"""Slots in real containers, of a podman and of a docker."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ import pytest
 
 from atropos_agent.errors import ConfigError, SandboxLost, SandboxUnavailable
 from atropos_agent.sandbox import ExecStatus, SandboxPool, SandboxSpec, SessionKind, ownership
-from atropos_agent.sandbox.container import ContainerLauncher
+from atropos_agent.sandbox.backends import BACKENDS
 from tests.sandbox import images
-from tests.sandbox.images import podman
+from tests.sandbox.engines import ENGINES, CannotRun
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ TRAINER = """
 import asyncio, sys
 from atropos_agent.sandbox import SandboxPool, SandboxSpec
 async def main():
-    async with SandboxPool("podman", SandboxSpec(image=sys.argv[1]), size=1) as pool:
+    async with SandboxPool(sys.argv[2], SandboxSpec(image=sys.argv[1]), size=1) as pool:
         async with pool.acquire() as sandbox:
             sys.stdout.write("up\\n")
             sys.stdout.flush()
@@ -42,29 +42,24 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    """A podman of our own with an image in it."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed (apt-get install podman runc)")
-    directory = tmp_path_factory.mktemp("podman")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in images.settings(directory).items():
-            patch.setenv(name, value)
-        try:
-            changes = ("ENV FROM_IMAGE=yes", "ENV HOME=/nowhere", "VOLUME /data", "ENTRYPOINT /bin/false")
-            images.build(IMAGE, directory, (*images.SHELL, *images.COMMANDS), changes=changes)
-            tried = podman("run", "--rm", "--network=none", "--entrypoint=true", IMAGE, check=False)
-            if tried.returncode:
-                pytest.skip(f"podman cannot run a container here: {tried.stderr}")
-            yield directory
-        finally:
-            podman("rm", "--all", "--force", "--time=0")
-            podman("system", "reset", "--force")
-
-
-def containers():
-    return podman("ps", "--all", "--quiet", "--no-trunc").stdout.split()
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request, tmp_path_factory):
+    """A podman or docker of our own with an image in it."""
+    try:
+        engine = ENGINES[request.param](tmp_path_factory.mktemp(request.param))
+    except CannotRun as error:
+        pytest.skip(str(error))
+    try:
+        engine.build(IMAGE, (*images.SHELL, *images.COMMANDS), changes=engine.changes)
+        tried = engine.ask("run", "--rm", "--network=none", "--entrypoint=true", IMAGE, check=False)
+        if tried.returncode:
+            pytest.skip(f"{engine.name} cannot run a container here: {tried.stderr}")
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in engine.environment.items():
+                patch.setenv(name, value)
+            yield engine
+    finally:
+        engine.close()
 
 
 def children(pid):
@@ -86,9 +81,9 @@ async def settle(condition, seconds=15):
 
 @pytest.fixture
 async def pool(engine):
-    async with SandboxPool("podman", SMALL, size=2, min_idle=0) as pool:
+    async with SandboxPool(engine.name, SMALL, size=2, min_idle=0) as pool:
         yield pool
-    assert not containers()
+    assert not engine.containers()
 
 
 @pytest.fixture
@@ -161,11 +156,15 @@ async def test_the_workspace_is_limited(sandbox):
     assert (await sandbox.exec("wc -c < f; rm f; echo room > g")).stdout == b"%d\n" % SMALL.workspace_bytes
 
 
-async def test_the_number_of_files_is_limited(sandbox):
+async def test_the_number_of_files_is_limited(engine, sandbox):
     script = "i=0; while : > f$i; do i=$((i+1)); done 2>/dev/null; sleep 1"
     result = await sandbox.exec(script, timeout_s=20)
-    assert sandbox.isolation.limits["inodes"] == "watcher"
-    assert result.status is ExecStatus.DISK_FULL
+    if engine.name == "docker":
+        assert sandbox.isolation.limits["inodes"] == "tmpfs"
+        assert len(await sandbox.list_files()) < SMALL.workspace_inodes
+    else:
+        assert sandbox.isolation.limits["inodes"] == "watcher"
+        assert result.status is ExecStatus.DISK_FULL
 
 
 async def test_time_is_limited_and_what_was_written_is_kept(sandbox):
@@ -216,16 +215,16 @@ async def test_a_read_only_bind_is_shown_and_stays_as_it_is(engine, tmp_path):
     for place in (tmp_path, *tmp_path.parents[:3]):
         place.chmod(place.stat().st_mode | 0o055)
     spec = SandboxSpec(image=IMAGE, readonly_binds=(str(tmp_path),))
-    async with SandboxPool("podman", spec, size=1) as pool, pool.acquire() as sandbox:
+    async with SandboxPool(engine.name, spec, size=1) as pool, pool.acquire() as sandbox:
         result = await sandbox.exec(f"cat {tmp_path}/data; echo x > {tmp_path}/data")
     assert (result.stdout, result.status) == (b"host", ExecStatus.NONZERO)
     assert (tmp_path / "data").read_text() == "host"
 
 
-async def test_what_the_engine_holds_is_read_from_inside(pool):
+async def test_what_the_engine_holds_is_read_from_inside(engine, pool):
     limits = pool.isolation.limits
     assert not pool.isolation.unsafe
-    assert pool.isolation.backend == "podman"
+    assert pool.isolation.backend == engine.name
     group = limits["memory"]
     assert group in ("cgroup-v1", "cgroup-v2")
     assert (limits["processes"], limits["cpus"]) == (group, group)
@@ -235,16 +234,16 @@ async def test_what_the_engine_holds_is_read_from_inside(pool):
     assert spent.cpu_s < 2 * 0.5 * 1.5
 
 
-async def test_a_killed_container_costs_only_itself(pool):
+async def test_a_killed_container_costs_only_itself(engine, pool):
     async with pool.acquire() as one:
         async with pool.acquire() as other:
             await one.exec("echo mine > me")
             await other.exec("echo other > me")
             running = asyncio.create_task(other.exec("sleep 60", timeout_s=60))
             await asyncio.sleep(0.3)
-            for identity in containers():
-                if podman("exec", identity, "cat", "/workspace/me", check=False).stdout == "other\n":
-                    podman("kill", identity)
+            for identity in engine.containers():
+                if engine.ask("exec", identity, "cat", "/workspace/me", check=False).stdout == "other\n":
+                    engine.ask("kill", identity)
             assert (await running).status is ExecStatus.SANDBOX_LOST
             with pytest.raises(SandboxLost):
                 await other.read_file("me")
@@ -252,42 +251,60 @@ async def test_a_killed_container_costs_only_itself(pool):
 
 
 async def test_a_killed_command_line_leaves_no_container(engine):
-    launcher = ContainerLauncher.podman(SMALL)
+    launcher = BACKENDS[engine.name](SMALL)
     await launcher.start()
     sandbox = await launcher.launch()
     for child in children(os.getpid()):
-        if "podman" in command_line(child):
+        if f"{engine.name}\0run" in command_line(child):
             os.kill(int(child), signal.SIGKILL)
     assert (await sandbox.exec("true")).status is ExecStatus.SANDBOX_LOST
     await sandbox.close()
     await launcher.close()
-    assert not containers()
+    assert not engine.containers()
 
 
 async def test_a_killed_trainer_leaves_no_container(engine):
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", TRAINER, IMAGE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", TRAINER, IMAGE, engine.name, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"up\n"
     await asyncio.sleep(0.3)
-    assert containers()
+    assert engine.containers()
     process.kill()
     await process.wait()
-    assert await settle(lambda: not containers())
+    assert await settle(lambda: not engine.containers())
+
+
+async def test_what_outlives_trainer_and_command_line_is_removed_by_the_next_trainer(engine):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", TRAINER, IMAGE, engine.name, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    left = set(engine.containers())
+    process.send_signal(signal.SIGSTOP)
+    for child in children(process.pid):
+        os.kill(int(child), signal.SIGKILL)
+    process.kill()
+    await process.wait()
+    async with SandboxPool(engine.name, SMALL, size=1):
+        assert left
+        assert not left & set(engine.containers())
+    assert not engine.containers()
 
 
 async def test_a_cancelled_start_leaves_no_container(engine):
     for after_s in (0.0, 0.2, 0.4):
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(after_s), SandboxPool("podman", SMALL, size=1):
+            async with asyncio.timeout(after_s), SandboxPool(engine.name, SMALL, size=1):
                 pass
-    assert await settle(lambda: not containers())
+    assert await settle(lambda: not engine.containers())
 
 
-def left_by(owner):
+def left_by(engine, owner):
     label = [f"--label={ownership.LABEL}={owner}"] if owner else []
-    started = podman("run", "--detach", "--network=none", *label, "--entrypoint=sleep", IMAGE, "600")
+    started = engine.ask("run", "--detach", "--network=none", *label, "--entrypoint=sleep", IMAGE, "600")
     return started.stdout.strip()
 
 
@@ -298,20 +315,22 @@ async def test_only_containers_whose_owner_is_gone_are_removed(engine):
     await dying.wait()
     reused = f"{of_living.rpartition('/')[0]}/1"
     elsewhere = of_dead.replace(of_dead.partition("/")[0], "another-boot.1")
-    kept = {left_by(of_living), left_by(elsewhere), left_by("")}
-    gone = {left_by(of_dead), left_by(reused)}
-    assert gone <= set(containers())
-    async with SandboxPool("podman", SMALL, size=1):
-        assert kept <= set(containers())
-        assert not gone & set(containers())
-    podman("rm", "--force", "--time=0", *kept)
+    kept = {left_by(engine, of_living), left_by(engine, elsewhere), left_by(engine, "")}
+    gone = {left_by(engine, of_dead), left_by(engine, reused)}
+    assert gone <= set(engine.containers())
+    async with SandboxPool(engine.name, SMALL, size=1):
+        assert kept <= set(engine.containers())
+        assert not gone & set(engine.containers())
+    engine.remove(*kept)
 
 
 async def test_an_image_that_is_nowhere_is_refused(engine):
     spec = SandboxSpec(image="localhost:1/no/such:image")
     started = time.monotonic()
-    with pytest.raises(SandboxUnavailable, match="podman has no image 'localhost:1/no/such:image' and "):
-        async with SandboxPool("podman", spec, size=1):
+    with pytest.raises(
+        SandboxUnavailable, match=f"{engine.name} has no image 'localhost:1/no/such:image' and "
+    ):
+        async with SandboxPool(engine.name, spec, size=1):
             pass
     assert time.monotonic() - started < 60
 
@@ -329,18 +348,28 @@ UNFIT = {
 }
 
 
+async def test_volumes_that_cannot_be_left_out_are_refused(engine):
+    name = "localhost/atropos-test:volume"
+    engine.build(name, images.SHELL, changes=("VOLUME /data",))
+    async with contextlib.AsyncExitStack() as stack:
+        if engine.name == "docker":
+            stack.enter_context(pytest.raises(SandboxUnavailable, match=r"volumes \(/data\)"))
+        await stack.enter_async_context(SandboxPool(engine.name, SandboxSpec(image=name), size=1))
+    engine.ask("rmi", "--force", name)
+
+
 @pytest.mark.parametrize("found", UNFIT)
 async def test_an_image_that_cannot_hold_a_slot_is_refused_by_name(engine, found):
     name = "localhost/atropos-test:unfit"
     options = {"programs": images.SHELL, **UNFIT[found]}
-    images.build(name, engine, **options)
+    engine.build(name, **options)
     with pytest.raises(SandboxUnavailable) as refused:
-        async with SandboxPool("podman", SandboxSpec(image=name), size=1):
+        async with SandboxPool(engine.name, SandboxSpec(image=name), size=1):
             pass
     assert f"of the image {name!r}: " in str(refused.value)
     assert found in str(refused.value).partition("an image for slots has")[0]
-    assert not containers()
-    podman("rmi", "--force", name)
+    assert not engine.containers()
+    engine.ask("rmi", "--force", name)
 
 
 @pytest.mark.parametrize("backend", ["docker", "podman"])
