@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 
-from tests.sandbox import images
+from tests.sandbox.container import images
 
 CONTAINERS_CONF = """
 [containers]
@@ -95,7 +95,7 @@ class Podman(Engine):
 
     def close(self):
         super().close()
-        self.ask("system", "reset", "--force")
+        self.ask("system", "reset", "--force", check=False)
 
 
 class Docker(Engine):
