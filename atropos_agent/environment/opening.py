@@ -8,6 +8,7 @@ from typing import Any
 
 from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
 from atropos_agent.environment.agent_env import AgentEnv
+from atropos_agent.environment.contract import sandbox_spec
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.plugins import load
 from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy, Wire
@@ -24,7 +25,7 @@ async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
     """
     env_type = load("environments", config.environment, expected=AgentEnv)
     env_config = validate(env_type.config_type, config.env, source=config.environment, prefix="env")
-    await probe_backend(config.sandbox.backend)
+    await probe_backend(config.sandbox.backend, sandbox_spec(config.sandbox))
     policy = build_policy(config.policy)
     try:
         renderer = await _load_renderer(config.policy, policy)

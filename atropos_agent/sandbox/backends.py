@@ -120,13 +120,15 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
 async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) -> Isolation:
     """What isolation this machine really gives, proven by one sandbox that ran.
 
-    Raises ConfigError, or SandboxUnavailable within two seconds, naming what was probed and the remedy.
+    Raises ConfigError, or SandboxUnavailable, naming what was probed and the remedy: within two seconds, but
+    for containers, whose image may have to be pulled.
     """
     check_backend(backend)
-    check_image(backend, spec or SandboxSpec())
+    spec = spec or SandboxSpec()
+    check_image(backend, spec)
     try:
-        async with asyncio.timeout(_PROBE_S):
-            launcher, slot = await open_backend(backend, spec or SandboxSpec())
+        async with asyncio.timeout(None if backend in CONTAINERS else _PROBE_S):
+            launcher, slot = await open_backend(backend, spec)
             try:
                 await slot.exec("true")
                 return slot.isolation

@@ -101,8 +101,7 @@ class ContainerLauncher:
     async def close(self) -> None:
         """Wait until every container is gone, by force where one lasts."""
         if not await self._all_gone():
-            with contextlib.suppress(SandboxUnavailable):
-                await self._engine.remove(list(self._slots))
+            await self._engine.remove(list(self._slots))
             await self._all_gone()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -128,29 +127,37 @@ class ContainerLauncher:
             ours.close()
             raise
         try:
-            link, meta = await _set_up(ours, spec, image)
-        except (OSError, SandboxError) as error:
+            link, limits = await _set_up(ours, spec, image)
+        except (OSError, SandboxError, frames.FrameError) as error:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EXIT_S):
                     await slot.gone.wait()
             slot.end()
             errors.seek(0)
-            said = errors.read(4000).decode(errors="replace").strip() or str(error)
+            said = (
+                errors.read(4000).decode(errors="replace").strip()
+                or str(error)
+                or f"nothing within {_START_S:g} s"
+            )
             raise SandboxUnavailable(self._refusal(spec.image, said)) from error
-        self._isolation = Isolation(self._engine.name, unsafe=False, limits=_limits(spec, meta))
+        self._isolation = Isolation(self._engine.name, unsafe=False, limits=limits)
         return SupervisedSandbox(link, slot, spec, self._isolation)
 
     async def _run(self, spec: SandboxSpec, channel: socket.socket, errors: IO[bytes]) -> SlotProcess:
         name = f"atropos-{secrets.token_hex(8)}"
-        process = await asyncio.create_subprocess_exec(
-            self._engine.program(),
-            *self._engine.run_arguments(spec, name, _ENTRY),
-            cwd="/",
-            stdin=channel.fileno(),
-            stdout=channel.fileno(),
-            stderr=errors.fileno(),
-            start_new_session=True,
-        )
+        command = self._engine.program(), *self._engine.run_arguments(spec, name, _ENTRY)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd="/",
+                stdin=channel.fileno(),
+                stdout=channel.fileno(),
+                stderr=errors.fileno(),
+                start_new_session=True,
+            )
+        except asyncio.CancelledError:  # the command is killed, and may have got far enough
+            self._keep(self._engine.remove([name]))
+            raise
         slot = SlotProcess(kill=lambda: self._keep(self._engine.remove([name])))
         self._slots[name] = slot
         self._keep(self._follow(process, name, slot))
@@ -193,10 +200,10 @@ def check_image(backend: str, spec: SandboxSpec) -> None:
         raise ConfigError(f"sandbox.image is {spec.image!r}; it must be the name of an image")
 
 
-async def _set_up(channel: socket.socket, spec: SandboxSpec, image: Image) -> tuple[Link, dict[str, object]]:
-    """Bring the supervisor in and configure it: the link to it and what it says of its container.
+async def _set_up(channel: socket.socket, spec: SandboxSpec, image: Image) -> tuple[Link, dict[str, str]]:
+    """Bring the supervisor in and configure it: the link to it, and the mechanism behind each limit.
 
-    The channel is the link's, or closed. Raises OSError, SandboxError.
+    The channel is the link's, or closed. Raises OSError, SandboxError, FrameError.
     """
     code = archive()
     try:
@@ -212,7 +219,7 @@ async def _set_up(channel: socket.socket, spec: SandboxSpec, image: Image) -> tu
     try:
         environment = {name: value for name, value in image.environment.items() if name not in _OURS}
         configured = configuration(spec, watch_memory=True) | {"environment": environment}
-        return link, await settled(link, configured, timeout_s=_START_S)
+        return link, _limits(spec, await settled(link, configured, timeout_s=_START_S))
     except BaseException:
         link.abandon("the launch failed")
         raise

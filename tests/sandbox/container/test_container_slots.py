@@ -2,7 +2,7 @@
 
 import pytest
 
-from atropos_agent.sandbox import ExecStatus, SandboxPool, SandboxSpec, SessionKind
+from atropos_agent.sandbox import ExecStatus, SandboxPool, SandboxSpec, SessionKind, probe_backend
 from tests.sandbox.container.conftest import IMAGE, SMALL
 
 pytestmark = pytest.mark.integration
@@ -137,6 +137,34 @@ async def test_a_read_only_bind_is_shown_and_stays_as_it_is(engine, tmp_path):
         result = await sandbox.exec(f"cat {tmp_path}/data; echo x > {tmp_path}/data")
     assert (result.stdout, result.status) == (b"host", ExecStatus.NONZERO)
     assert (tmp_path / "data").read_text() == "host"
+
+
+async def test_a_workspace_starts_with_a_template(engine, tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "file").write_text("from the host")
+    spec = SandboxSpec(image=IMAGE, template=str(tmp_path))
+    async with SandboxPool(engine.name, spec, size=1) as pool, pool.acquire() as sandbox:
+        result = await sandbox.exec("cat part/file; echo changed > part/file")
+    assert (result.stdout, result.status) == (b"from the host", ExecStatus.OK)
+    assert (tmp_path / "part" / "file").read_text() == "from the host"
+
+
+async def test_an_emptied_container_is_as_good_as_new(engine):
+    async with SandboxPool(engine.name, SMALL, size=1, min_idle=0, max_uses=2) as pool:
+        async with pool.acquire() as first:
+            await first.exec("echo x > f; echo x > /tmp/f; echo x > /dev/shm/f; sleep 600 &")
+        left = engine.containers()
+        async with pool.acquire() as second:
+            found = await second.exec("ls -A /workspace /tmp /dev/shm /dev/mqueue | wc -w; echo /proc/[0-9]*")
+            assert engine.containers() == left
+    assert found.stdout.split()[0] == b"4"
+    assert len(found.stdout.split()) == 3
+
+
+async def test_a_backend_is_probed_with_its_image(engine):
+    isolation = await probe_backend(engine.name, SMALL)
+    assert isolation.backend == engine.name
+    assert isolation.limits["memory"].startswith("cgroup-")
 
 
 async def test_what_the_engine_holds_is_read_from_inside(engine, pool):
