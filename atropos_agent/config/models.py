@@ -124,9 +124,19 @@ class SandboxConfig(BaseModel):
     """CPUs that one sandbox may keep busy; docker and podman hold it."""
     slots: int = Field(default=16, gt=0)
     """Rollouts in flight."""
+    min_idle: int = Field(default=4, ge=0)
+    """Sandboxes kept ready beside those in use."""
     workspace_mb: int = Field(default=256, gt=0)
     memory_mb: int = Field(default=1024, gt=0)
     processes: int = Field(default=256, gt=1)
+    cpu_s: float | None = Field(default=None, gt=0)
+    """CPU time of one command with all it starts, in seconds."""
+    template: str = ""
+    """A directory of this machine that each workspace starts with."""
+    readonly_binds: tuple[str, ...] = ()
+    """Absolute paths of this machine that are shown in each sandbox, at the same path."""
+    require: dict[str, str] = Field(default_factory=dict[str, str])
+    """A limit that must be held "hard", or by one named mechanism, or the run is refused: `memory: hard`."""
 
 
 class EnvConfig(BaseModel):

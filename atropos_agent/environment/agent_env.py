@@ -86,7 +86,12 @@ class AgentEnv(ABC, Generic[ItemT]):
         self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
         self.agent: AtroposAgent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
         self._spec = sandbox_spec(self.sandbox_config)
-        self._pool = SandboxPool(self.sandbox_config.backend, self._spec, self.sandbox_config.slots)
+        self._pool = SandboxPool(
+            self.sandbox_config.backend,
+            self._spec,
+            self.sandbox_config.slots,
+            min_idle=self.sandbox_config.min_idle,
+        )
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 

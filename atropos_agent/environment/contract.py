@@ -116,4 +116,8 @@ def sandbox_spec(config: SandboxConfig) -> SandboxSpec:
         processes=config.processes,
         image=config.image,
         cpus=config.cpus,
+        cpu_s=config.cpu_s,
+        readonly_binds=config.readonly_binds,
+        template=config.template,
+        require=config.require,
     )

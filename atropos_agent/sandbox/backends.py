@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Protocol
 
 from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
@@ -14,7 +15,7 @@ from atropos_agent.sandbox.local import LocalLauncher
 from atropos_agent.sandbox.native import NativeLauncher
 from atropos_agent.sandbox.protocol import Isolation, Sandbox, SandboxSpec
 from atropos_agent.sandbox.remedy import remedies
-from atropos_agent.sandbox.requirements import cures, explained, unmet
+from atropos_agent.sandbox.requirements import check_requirements, cures, explained, unmet
 from atropos_agent.sandbox.template import check_template, copy_template
 
 _PROBE_S = 1.8
@@ -118,14 +119,15 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
 
 
 async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) -> Isolation:
-    """What isolation this machine really gives, proven by one sandbox that ran.
+    """What isolation this machine really gives, proven by one sandbox that ran, without its template.
 
     Raises ConfigError, or SandboxUnavailable, naming what was probed and the remedy: within two seconds, but
     for containers, whose image may have to be pulled.
     """
     check_backend(backend)
-    spec = spec or SandboxSpec()
+    spec = replace(spec or SandboxSpec(), template="")
     check_image(backend, spec)
+    check_requirements(spec.require)
     try:
         async with asyncio.timeout(None if backend in CONTAINERS else _PROBE_S):
             launcher, slot = await open_backend(backend, spec)

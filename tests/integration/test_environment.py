@@ -6,7 +6,8 @@ import pytest
 
 from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig, load_run_config, validate
 from atropos_agent.environment import AgentEnv, open_environment
-from atropos_agent.errors import ConfigError, ServerUnreachable, TaskError
+from atropos_agent.environment.contract import sandbox_spec
+from atropos_agent.errors import ConfigError, SandboxUnavailable, ServerUnreachable, TaskError
 from atropos_agent.parser import render_call
 from atropos_agent.plugins import load
 from atropos_agent.testing import FakePolicy
@@ -230,3 +231,20 @@ async def test_a_workspace_too_full_to_be_read_scores_nothing():
     async with TerminalTasks(policy, RENDERER, config=TerminalTasksConfig(infrastructure_retries=0)) as env:
         rollout = await env.rollout(await env.get_item("count_lines/1/7"))
     assert (rollout.score, rollout.parts) == (0.0, {"readable": 0.0})
+
+
+REQUIRING = """
+environment: terminal_tasks
+policy: http://127.0.0.1:9/v1
+sandbox: {backend: local, cpu_s: 2, readonly_binds: [/opt], require: {network: hard}}
+"""
+
+
+async def test_a_requirement_that_is_not_held_refuses_the_run_before_its_server_is_asked(tmp_path):
+    (tmp_path / "run.yaml").write_text(REQUIRING)
+    config = load_run_config(tmp_path / "run.yaml", environ={})
+    spec = sandbox_spec(config.sandbox)
+    assert (spec.cpu_s, spec.readonly_binds, spec.require) == (2.0, ("/opt",), {"network": "hard"})
+    with pytest.raises(SandboxUnavailable, match="local: network is held by 'none', but 'hard' is required"):
+        async with open_environment(config):
+            pass
