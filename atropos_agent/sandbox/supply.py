@@ -187,13 +187,11 @@ class Supply:
             self._leave(lease.grant, idle=lease.member if kept else None)
 
     async def _fit_again(self, lease: Lease) -> bool:
-        slot = lease.member.slot
         lease.member.uses += 1
-        spent = lease.own or lease.member.uses >= self._max_uses
-        if spent or not slot.alive or self.closed:
+        if lease.own or lease.member.uses >= self._max_uses or self.closed:
             return False
         try:
-            return await slot.reset() and not self.closed
+            return await lease.member.slot.reset() and not self.closed
         except SandboxError:
             return False
 

@@ -3,11 +3,12 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from atropos_agent.errors import SandboxError
+from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox import SandboxSpec
 from atropos_agent.sandbox.admission import Admission, declared_bytes
 from atropos_agent.sandbox.supply import Supply
@@ -205,6 +206,49 @@ class ClosedMachine(PoolMachine):
         assert all(rollout.task.done() for rollout in self.rollouts)
         self.failures_are_typed()
         self.loop.close()
+
+
+async def opened(*, places):
+    launcher = FakeLauncher(SPEC, at_once=True)
+    supply = Supply(
+        launcher, SPEC, Admission(places=places, budget=BUDGET, unit=UNIT), min_idle=0, max_uses=1
+    )
+    supply.begin(await launcher.launch())
+    return supply
+
+
+async def test_who_is_cancelled_as_his_turn_comes_leaves_place_and_sandbox():
+    supply = await opened(places=1)
+    first = await supply.take(Entry(Kind.SANDBOX, "fake"), None)
+    second = Rollout(supply, None)
+    await settled()
+    supply.admission.leave(first.grant, idle=first.member)
+    second.task.cancel()
+    await settled()
+    assert second.task.cancelled()
+    assert (supply.stats.in_use, supply.stats.idle, supply.stats.destroyed) == (0, 0, 1)
+    assert (await supply.take(Entry(Kind.SANDBOX, "fake"), None)).member.slot.alive
+    await supply.close()
+
+
+async def test_a_failed_refill_is_raised_at_the_next_acquire_and_forgotten_when_it_passes():
+    supply = await opened(places=2)
+    supply._launcher.failure = SandboxUnavailable("no more namespaces")
+    first = Rollout(supply, None)
+    second = Rollout(supply, None)
+    await settled()
+    assert first.lease is not None
+    with pytest.raises(SandboxUnavailable, match="no more namespaces"):
+        await second.task
+    supply._launcher.failure = None
+    third = Rollout(supply, None)
+    await settled()
+    assert third.lease is not None
+    first.released.set()
+    third.released.set()
+    await settled()
+    assert (supply.stats.in_use, supply.stats.created) == (0, 2)
+    await supply.close()
 
 
 few = settings(
