@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with a server or a chat template, and what to do next."""
+"""`doctor`: what is wrong with a server, a chat template or the sandboxes, and what to do next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
+from atropos_agent.cli.findings import show, show_sandboxes
 from atropos_agent.config import DebugSettings, PolicyConfig, load_policy_config
 from atropos_agent.doctor import Check, Grade, Verdict, examine_server, examine_template, judge
 from atropos_agent.errors import ConfigError, RenderError
@@ -27,9 +28,11 @@ atropos-agent doctor http://127.0.0.1:8080 --tokenizer Qwen/Qwen3-4B
 atropos-agent doctor --template Qwen/Qwen3-4B
 
 atropos-agent doctor --template mine.jinja --tokenizer Qwen/Qwen3-4B
+
+atropos-agent doctor --sandbox
+
+atropos-agent doctor --sandbox --backend bubblewrap
 """
-MARKS = {Grade.GOOD: "[green]ok[/]  ", Grade.LOSS: "[yellow]loss[/]", Grade.BAD: "[red]bad[/] "}
-MARKS[Grade.UNKNOWN] = "[dim]?[/]   "
 STYLES = {Grade.GOOD: "bold green", Grade.LOSS: "bold yellow", Grade.BAD: "bold red"}
 
 
@@ -40,18 +43,28 @@ def doctor(
     template: Annotated[
         str | None, typer.Option(help="A tokenizer, or a .jinja file with --tokenizer, to certify.")
     ] = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandboxes of this machine.")] = False,
+    backend: Annotated[
+        str | None, typer.Option(help="With --sandbox: one backend; default: all of them.")
+    ] = None,
 ) -> None:
-    """Examine a server or a chat template; ends with a verdict and the next act.
+    """Examine a server, a chat template or this machine's sandboxes; ends with a verdict and the next act.
 
     Exit 0 where it can be used, also with loss; 1 where it cannot; 2 for wrong input.
     """
     with exits():
-        if (server is None) == (template is None):
-            fail("give either the address of a server or --template SOURCE", WRONG_INPUT)
+        if (server is not None) + (template is not None) + sandbox != 1:
+            fail("give either the address of a server, --template SOURCE or --sandbox", WRONG_INPUT)
+        if backend is not None and not sandbox:
+            fail("--backend is for --sandbox", WRONG_INPUT)
+        if sandbox and (tokenizer is not None or model is not None):
+            fail("--tokenizer and --model are for a server or a template; a sandbox has none", WRONG_INPUT)
         if template is not None and model is not None:
             fail("--model names what a server serves; a template is that of its tokenizer", WRONG_INPUT)
         logging.getLogger("atropos_agent.policy").setLevel(logging.ERROR)  # each failure has its own line
-        if template is not None:
+        if sandbox:
+            verdict = asyncio.run(show_sandboxes(backend))
+        elif template is not None:
             verdict = _certificate(template, tokenizer)
         else:
             assert server is not None
@@ -74,7 +87,7 @@ async def _server(config: PolicyConfig) -> Verdict:
         debug=DebugSettings.from_environ(),
     ) as policy:
         async for check in examine_server(config, policy):
-            _show(check)
+            show(check)
             checks.append(check)
     tokens = "; ".join(check.text for check in checks if check.name in ("tokens", "logprobs"))
     named = {"base_url": config.base_url, "model": config.model, "tokenizer": config.tokenizer}
@@ -85,7 +98,7 @@ async def _server(config: PolicyConfig) -> Verdict:
 def _certificate(template: str, tokenizer: str | None) -> Verdict:
     checks: list[Check] = []
     for check in examine_template(_renderer(template, tokenizer)):
-        _show(check)
+        show(check)
         checks.append(check)
     return judge(checks, checks[0].text, "nothing to do: agent.history=append (the default) is exact")
 
@@ -108,7 +121,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the template {path}: {error}") from error
-
-
-def _show(check: Check) -> None:
-    out.print(f"{MARKS[check.grade]} {check.name:<16} {escape(check.text)}", soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from atropos_agent.errors import ConfigError, SandboxError, SandboxUnavailable
@@ -90,32 +90,46 @@ async def launch(launcher: Launcher, spec: SandboxSpec) -> Slot:
     return slot
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a backend cannot be used, and the cure where the text does not end with it."""
+
+    backend: str
+    text: str
+    cure: str
+
+
+async def attempt(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot] | Refusal:
+    """A backend that works and holds what `spec` requires, proven by a first sandbox; or why not."""
+    async with AsyncExitStack() as undone:
+        launcher = BACKENDS[backend](spec)
+        undone.push_async_callback(launcher.close)
+        try:
+            await launcher.start()
+            slot = await launch(launcher, spec)
+        except (SandboxError, OSError) as error:
+            return Refusal(backend, str(error), "" if backend in CONTAINERS else remedies([str(error)]))
+        undone.push_async_callback(slot.close)
+        if missing := unmet(spec.require, slot.isolation):
+            return Refusal(backend, explained(missing, slot.isolation), f"Remedy: {cures(missing)}")
+        undone.pop_all()
+        return launcher, slot
+
+
 async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]:
-    """The first backend that works and holds what `spec` requires, proven by a first sandbox.
+    """The first backend that works and holds what `spec` requires.
 
     Raises SandboxUnavailable with what was probed and the remedy.
     """
-    broken: list[str] = []
-    weak: list[str] = []
+    refusals: list[Refusal] = []
     for name in AUTO if backend == "auto" else (backend,):
-        async with AsyncExitStack() as undone:
-            launcher = BACKENDS[name](spec)
-            undone.push_async_callback(launcher.close)
-            try:
-                await launcher.start()
-                slot = await launch(launcher, spec)
-            except (SandboxError, OSError) as error:
-                broken.append(f"{name}: {error}")
-                continue
-            undone.push_async_callback(slot.close)
-            if missing := unmet(spec.require, slot.isolation):
-                weak.append(f"{name}: {explained(missing, slot.isolation)}")
-                continue
-            undone.pop_all()
-            return launcher, slot
-    advice = [f"Remedy: {cures(spec.require)}."] if weak else []
-    advice += [remedies(broken)] if broken and backend not in CONTAINERS else []
-    raise SandboxUnavailable(f"no sandbox to be had. {'; '.join((*broken, *weak))}. {' '.join(advice)}")
+        found = await attempt(name, spec)
+        if not isinstance(found, Refusal):
+            return found
+        refusals.append(found)
+    told = "; ".join(f"{refusal.backend}: {refusal.text}" for refusal in refusals)
+    advice = dict.fromkeys(refusal.cure for refusal in refusals if refusal.cure)
+    raise SandboxUnavailable(". ".join((f"no sandbox to be had. {told}", *advice)))
 
 
 async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) -> Isolation:

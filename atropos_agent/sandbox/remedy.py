@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _SWITCHES = (
@@ -23,12 +24,27 @@ _CONTAINER = (
 _UNSAFE = "--sandbox.backend=local runs commands WITHOUT any isolation (UNSAFE)"
 
 
+@dataclass(frozen=True, slots=True)
+class KernelSetting:
+    """A file below /proc/sys ("" where this kernel has none), and the cure if it forbids user namespaces."""
+
+    name: str
+    value: str
+    cure: str
+
+
+def kernel_settings() -> tuple[KernelSetting, ...]:
+    """The settings that user namespaces depend on, as they are."""
+    found = ((name.replace("/", "."), _setting(name), bad, cure) for name, bad, cure in _SWITCHES)
+    return tuple(KernelSetting(name, value, cure if value == bad else "") for name, value, bad, cure in found)
+
+
 def remedies(refusals: Sequence[str], platform: str = sys.platform) -> str:
     """One sentence with what was found wrong on this machine and what cures it."""
     if platform != "linux":
         return f"Sandboxes need Linux; this is {platform}: use a Linux machine, VM or container. {_UNSAFE}"
-    found = [cure for name, bad, cure in _SWITCHES if _setting(name) == bad]
-    if _in_container() or (not found and any("mount proc" in refusal for refusal in refusals)):
+    found = [setting.cure for setting in kernel_settings() if setting.cure]
+    if in_container() or (not found and any("mount proc" in refusal for refusal in refusals)):
         found.append(_CONTAINER)
     if not found:
         found.append(f"allow unprivileged user namespaces, or install bubblewrap >= 0.8; {_CONTAINER}")
@@ -42,5 +58,6 @@ def _setting(name: str) -> str:
         return ""
 
 
-def _in_container() -> bool:
+def in_container() -> bool:
+    """True where docker or podman left its mark."""
     return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))

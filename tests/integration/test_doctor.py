@@ -73,7 +73,7 @@ def test_a_dead_port_is_exit_1_and_says_what_to_do():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ((), "give either the address of a server or --template"),
+        ((), "give either the address of a server, --template SOURCE or --sandbox"),
         (("ftp://host",), "begins with http"),
         (("--template", "mine.jinja"), "needs the tokenizer"),
         (("--template", "./absent"), "no folder"),
@@ -85,3 +85,45 @@ def test_what_is_no_input_is_exit_2(arguments, named):
     done = doctor(*arguments)
     assert done.returncode == 2
     assert named in done.stderr
+
+
+def test_the_sandboxes_of_this_machine_are_shown_and_judged():
+    done = doctor("--sandbox", "--backend", "native", SOME_API_KEY="sk-canary-71")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    for word in (
+        "user.max_user_namespaces",
+        "native: usable",
+        "memory",
+        "seccomp",
+        "1 MiB are allowed",
+        "next: ",
+    ):
+        assert word in done.stdout
+    assert "sk-canary-71" not in done.stdout
+
+
+def test_where_no_sandbox_works_each_refusal_is_told_and_nothing_is_raised():
+    script = str(Path("tests/sandbox/no_namespaces.py").resolve())
+    command = [sys.executable, script, "--", COMMAND, "doctor", "--sandbox"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "native: refused: " in done.stdout
+    assert "bubblewrap: refused: " in done.stdout
+    assert "local: UNSAFE" in done.stdout
+    assert "not usable: native: " in done.stdout
+    assert "next: Remedy: sysctl -w user.max_user_namespaces=15000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sandbox", "--backend", "nope"], "no sandbox backend 'nope'; there are: auto, native"),
+        (["--sandbox", "http://127.0.0.1:9/v1"], "give either"),
+        (["--backend", "native", "http://127.0.0.1:9/v1"], "--backend is for --sandbox"),
+        (["--sandbox", "--model", "m"], "a sandbox has none"),
+    ],
+)
+def test_wrong_input_about_sandboxes_is_exit_2(arguments, said):
+    done = doctor(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr

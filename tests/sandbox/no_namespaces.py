@@ -1,4 +1,7 @@
-"""Stands for a machine without user namespaces: ours has a quota of none. Prints what a probe says."""
+"""Stands for a machine without user namespaces: ours has a quota of none.
+
+`no_namespaces.py ROOT BACKEND` prints what a probe says; `no_namespaces.py -- COMMAND...` runs it there.
+"""
 
 import asyncio
 import ctypes
@@ -15,6 +18,8 @@ def main():
     assert ctypes.CDLL(None).unshare(NEW_USER) == 0
     Path("/proc/self/uid_map").write_text(f"1000 {uid} 1")
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    if sys.argv[1] == "--":
+        os.execv(sys.argv[2], sys.argv[2:])
 
     from atropos_agent.errors import SandboxUnavailable
     from atropos_agent.sandbox import probe_backend
