@@ -47,6 +47,7 @@ def doctor(
     backend: Annotated[
         str | None, typer.Option(help="With --sandbox: one backend; default: all of them.")
     ] = None,
+    image: Annotated[str | None, typer.Option(help="With --sandbox: what docker and podman run.")] = None,
 ) -> None:
     """Examine a server, a chat template or this machine's sandboxes; ends with a verdict and the next act.
 
@@ -55,15 +56,15 @@ def doctor(
     with exits():
         if (server is not None) + (template is not None) + sandbox != 1:
             fail("give either the address of a server, --template SOURCE or --sandbox", WRONG_INPUT)
-        if backend is not None and not sandbox:
-            fail("--backend is for --sandbox", WRONG_INPUT)
+        if (backend is not None or image is not None) and not sandbox:
+            fail("--backend and --image are for --sandbox", WRONG_INPUT)
         if sandbox and (tokenizer is not None or model is not None):
             fail("--tokenizer and --model are for a server or a template; a sandbox has none", WRONG_INPUT)
         if template is not None and model is not None:
             fail("--model names what a server serves; a template is that of its tokenizer", WRONG_INPUT)
         logging.getLogger("atropos_agent.policy").setLevel(logging.ERROR)  # each failure has its own line
         if sandbox:
-            verdict = asyncio.run(show_sandboxes(backend))
+            verdict = asyncio.run(show_sandboxes(backend, image))
         elif template is not None:
             verdict = _certificate(template, tokenizer)
         else:

@@ -25,10 +25,10 @@ def show(check: Check) -> None:
     out.print(f"{MARKS[check.grade]} {check.name:<16} {escape(check.text)}", soft_wrap=True)
 
 
-async def show_sandboxes(backend: str | None) -> Verdict:
+async def show_sandboxes(backend: str | None, image: str | None) -> Verdict:
     """The kernel, then each backend as it is tried. Raises ConfigError for a name that is none."""
     found: list[BackendFound] = []
-    async for one in examine_sandboxes(backend):
+    async for one in examine_sandboxes(backend, image or ""):
         if not found:
             for check in examine_kernel():
                 show(check)

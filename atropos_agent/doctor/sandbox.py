@@ -11,12 +11,15 @@ from atropos_agent.doctor.sandbox_probes import HARMLESS, PROBES, SMALL, Bait, P
 from atropos_agent.errors import SandboxError
 from atropos_agent.sandbox.backends import AUTO, BACKENDS, Launcher, Refusal, attempt, check_backend
 from atropos_agent.sandbox.cgroup import probe_memory_groups
+from atropos_agent.sandbox.engine import DOCKER, PODMAN, Engine
 from atropos_agent.sandbox.protocol import Isolation
 from atropos_agent.sandbox.remedy import in_container, kernel_settings, remedies
 from atropos_agent.sandbox.requirements import LIMITS, MEMORY_CURE, Strength, in_force, strength
 
 UNSAFE = "let it run only what may do anything to this machine, or use --sandbox.backend=auto"
 BROKEN = "use another --sandbox.backend, and report this table: what is said to be in force is not"
+ENGINES = {DOCKER.name: DOCKER, PODMAN.name: PODMAN}
+IMAGE_NEEDED = "atropos-agent doctor --sandbox --image NAME"
 HOLDS_THE_MACHINE = ("memory", "processes", "workspace", "inodes", "network", "syscalls", "check")
 """Limits whose strength counts. CPU time is held hard for each process; slots without a uid of their own are
 still told apart by their namespaces."""
@@ -48,7 +51,8 @@ class BackendFound:
     def checks(self) -> list[Check]:
         """What speaks for and against it."""
         if self.refusal is not None:
-            return [Check(self.backend, Grade.BAD, f"{self.backend}: {self.refusal.text}", self.refusal.cure)]
+            act = self.refusal.cure or "do what the refusal says"
+            return [Check(self.backend, Grade.BAD, f"{self.backend}: {self.refusal.text}", act)]
         if self.unsafe:
             text = (
                 f"{self.backend} isolates nothing: commands reach this machine's files, processes and network"
@@ -74,15 +78,15 @@ def examine_kernel() -> Iterator[Check]:
         yield Check("memory cgroup", Grade.GOOD, text)
 
 
-async def examine_sandboxes(backend: str | None = None) -> AsyncIterator[BackendFound]:
-    """Try one backend, or all. Raises ConfigError for a name that is none."""
+async def examine_sandboxes(backend: str | None = None, image: str = "") -> AsyncIterator[BackendFound]:
+    """Try one backend, or all; docker and podman with `image`. Raises ConfigError for a name that is none."""
     names = tuple(BACKENDS)
     if backend is not None:
         check_backend(backend)
         names = AUTO if backend == "auto" else (backend,)
     with bait() as lure:
         for name in names:
-            yield await _examine(name, lure)
+            yield await _examine(name, image, lure)
 
 
 def judge_sandboxes(found: Sequence[BackendFound], asked: str | None) -> Verdict:
@@ -99,23 +103,36 @@ def judge_sandboxes(found: Sequence[BackendFound], asked: str | None) -> Verdict
     return judge(taken.checks, ready, f"atropos-agent collect CONFIG.yaml{option}")
 
 
-async def _examine(backend: str, lure: Bait) -> BackendFound:
-    opened = await attempt(backend, SMALL)
+async def _examine(backend: str, image: str, lure: Bait) -> BackendFound:
+    if backend in ENGINES and not image:
+        return BackendFound(backend, await _without_image(ENGINES[backend]))
+    opened = await attempt(backend, replace(SMALL, image=image if backend in ENGINES else ""))
     if isinstance(opened, Refusal):
         return BackendFound(backend, opened)
     launcher, slot = opened
     try:
         isolation = slot.isolation
         await slot.close()
-        names = (*LIMITS, *(name for name in PROBES if name not in LIMITS))
+        others = (limit for limit in isolation.limits if limit not in PROBES)
+        names = (*PROBES, *(limit for limit in others if in_force(isolation, limit) != Strength.NONE))
         limits = [await _limit(name, launcher, isolation, lure) for name in names]
     finally:
         await launcher.close()
     return BackendFound(backend, None, tuple(limits), isolation.unsafe)
 
 
+async def _without_image(engine: Engine) -> Refusal:
+    try:
+        await engine.sweep()
+    except (SandboxError, OSError) as error:
+        return Refusal(engine.name, str(error), "")
+    return Refusal(engine.name, f"it serves, and runs images: try one with `{IMAGE_NEEDED}`", IMAGE_NEEDED)
+
+
 async def _limit(name: str, launcher: Launcher, isolation: Isolation, lure: Bait) -> LimitFound:
     mechanism = in_force(isolation, name) if name in LIMITS else ""
+    if name not in PROBES:
+        return LimitFound(mechanism, Check(name, Grade.UNKNOWN, "not tried"))
     if isolation.unsafe and name not in HARMLESS:
         return LimitFound(mechanism, Check(name, Grade.LOSS, "not tried, since nothing holds it"))
     found = await _tried(PROBES[name], name, launcher, lure)

@@ -119,7 +119,7 @@ def test_where_no_sandbox_works_each_refusal_is_told_and_nothing_is_raised():
     [
         (["--sandbox", "--backend", "nope"], "no sandbox backend 'nope'; there are: auto, native"),
         (["--sandbox", "http://127.0.0.1:9/v1"], "give either"),
-        (["--backend", "native", "http://127.0.0.1:9/v1"], "--backend is for --sandbox"),
+        (["--backend", "native", "http://127.0.0.1:9/v1"], "--backend and --image are for --sandbox"),
         (["--sandbox", "--model", "m"], "a sandbox has none"),
     ],
 )
