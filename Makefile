@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
 HF := .venv-hf
 
-.PHONY: demo test test-vllm test-hf check bench clean
+.PHONY: demo test test-vllm test-hf test-docker check bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ test-hf: $(STAMP) $(HF)/.installed
 	ATROPOS_CI=1 $(BIN)/pytest --timeout=900 --real-server=transformers --server-python=$(HF)/bin/python \
 		tests/integration/test_real_servers.py
 	ATROPOS_CI=1 $(HF)/bin/pytest --timeout=900 tests/heavy/test_trl_templates.py tests/heavy/test_weights.py
+
+# A docker daemon of its own, which has to be installed (dockerd, runc) and needs root.
+test-docker: $(STAMP)
+	ATROPOS_CI=1 $(BIN)/pytest --container-engine=docker tests/sandbox/container
 
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)

@@ -17,8 +17,9 @@ VARIABLES = ("ATROPOS_", "OPENAI_", "LLM_", "NOUS_", "HF_TOKEN")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Which real server tests/integration/test_real_servers.py talks to."""
+    """Which real server the tests of servers talk to, and which engine the tests of containers start."""
     parser.addoption("--real-server", choices=["llama.cpp", "vllm", "transformers"], default="llama.cpp")
+    parser.addoption("--container-engine", choices=["podman", "docker"], default="podman")
     parser.addoption("--server-python", type=Path, help="the interpreter that has that server")
 
 

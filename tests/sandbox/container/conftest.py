@@ -1,4 +1,4 @@
-"""Sandboxes in real containers, of a podman and of a docker."""
+"""Sandboxes in real containers, of podman, or with `--container-engine=docker` of docker."""
 
 import pytest
 
@@ -17,11 +17,12 @@ SMALL = SandboxSpec(
 )
 
 
-@pytest.fixture(scope="package", params=ENGINES)
+@pytest.fixture(scope="package")
 def engine(request, tmp_path_factory):
     """A podman or docker of our own with an image in it."""
+    name = request.config.getoption("--container-engine")
     try:
-        engine = ENGINES[request.param](tmp_path_factory.mktemp(request.param))
+        engine = ENGINES[name](tmp_path_factory.mktemp(name))
     except CannotRun as error:
         pytest.skip(str(error))
     try:
