@@ -126,6 +126,8 @@ class SandboxConfig(BaseModel):
     """Rollouts in flight."""
     min_idle: int = Field(default=4, ge=0)
     """Sandboxes kept ready beside those in use."""
+    max_uses: int = Field(default=1, gt=0)
+    """Rollouts that one sandbox serves, emptied in between; above 1 for containers, whose start is dear."""
     workspace_mb: int = Field(default=256, gt=0)
     memory_mb: int = Field(default=1024, gt=0)
     processes: int = Field(default=256, gt=1)

@@ -91,6 +91,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             self._spec,
             self.sandbox_config.slots,
             min_idle=self.sandbox_config.min_idle,
+            max_uses=self.sandbox_config.max_uses,
         )
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()

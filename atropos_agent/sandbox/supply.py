@@ -212,7 +212,8 @@ class Supply:
                 self.admission.forgo()
                 if not isinstance(error, SandboxError):
                     raise
-                _logger.warning("no sandbox could be got ready: %s", error)
+                if not self.closed:
+                    _logger.warning("no sandbox could be got ready: %s", error)
                 return
             self.admission.stock(Member(slot))
 

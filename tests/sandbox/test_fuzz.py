@@ -110,12 +110,14 @@ def odd_frame(random, templates):
 
 
 def test_all_cases_are_a_hundred_thousand():
+    """Each test below counts its own."""
     assert READER_CASES + HOST_CASES + WORKSPACE_CASES + SLOT_CASES + BROKEN_SLOTS + SILENT_HOSTS >= 100_000
 
 
 def test_a_reader_takes_whole_frames_and_refuses_or_awaits_all_else():
-    rng = random.Random(1)
-    for _ in range(READER_CASES):
+    rng, count = random.Random(1), 0
+    while count < READER_CASES:
+        count += 1
         reader = frames.FrameReader(max_meta=6000, max_payload=300)
         meta, payload = {"n": rng.randrange(9)}, rng.randbytes(5)
         stream = frames.encode(meta, payload) + odd_frame(rng, ANSWERS + REQUESTS)
@@ -199,8 +201,9 @@ async def host_of(rng, answers):
 
 async def test_a_host_ends_every_conversation_with_a_result_or_a_lost_sandbox():
     rng = random.Random(2)
-    lost = 0
-    for _ in range(HOST_CASES):
+    lost = count = 0
+    while count < HOST_CASES:
+        count += 1
         good = frames.encode(ANSWERS[4])
         answers = [rng.choice((good, odd_frame(rng, ANSWERS))) for _ in range(2)] + [odd_frame(rng, ANSWERS)]
         sandbox, far = await host_of(rng, answers)
@@ -242,7 +245,9 @@ def test_file_requests_of_any_kind_are_answered_and_stay_inside(tmp_path):
     root.mkdir()
     workspace = Workspace(str(root))
     outside = set(tmp_path.iterdir())
-    for _ in range(WORKSPACE_CASES):
+    count = 0
+    while count < WORKSPACE_CASES:
+        count += 1
         reader = frames.FrameReader()
         reader.feed(b"".join(workspace.perform(frames.Frame(odd_meta(rng, REQUESTS), rng.randbytes(6)))))
         assert reader.take() is not None
@@ -256,14 +261,17 @@ async def test_a_slot_answers_every_file_request_and_lives_on():
     await launcher.start()
     slots = [await launcher.launch() for _ in range(4)]
 
-    async def ask(slot, count):
-        for _ in range(count):
+    answers = []
+
+    async def ask(slot):
+        while len(answers) < SLOT_CASES:
             meta = {**odd_meta(rng, REQUESTS), "timeout_s": 20}
             if meta.get("op") not in [request["op"] for request in REQUESTS]:
                 meta["op"] = "list"
-            await slot._link.request(meta, rng.randbytes(6), timeout_s=20)
+            answers.append(await slot._link.request(meta, rng.randbytes(6), timeout_s=20))
 
-    await asyncio.gather(*(ask(slot, SLOT_CASES // len(slots)) for slot in slots))
+    await asyncio.gather(*map(ask, slots))
+    assert len(answers) >= SLOT_CASES
     for slot in slots:
         assert (await slot.exec("echo on")).stdout == b"on\n"
         await slot.close()
@@ -287,6 +295,8 @@ async def test_a_slot_that_is_sent_anything_answers_or_ends():
     launcher = NativeLauncher(SandboxSpec())
     await launcher.start()
 
+    ended = []
+
     async def send():
         slot = await launcher.launch()
         stream = b"".join(odd_frame(rng, [{**meta, **BUDGET} for meta in COMMANDS]) for _ in range(3))
@@ -300,8 +310,9 @@ async def test_a_slot_that_is_sent_anything_answers_or_ends():
             heard.exception()
         async with asyncio.timeout(10):
             await slot.close()
+        ended.append(slot)
 
-    for _ in range(BROKEN_SLOTS // 8):
+    while len(ended) < BROKEN_SLOTS:
         await asyncio.gather(*(send() for _ in range(8)))
     slot = await launcher.launch()
     assert (await slot.exec("echo on")).stdout == b"on\n"
