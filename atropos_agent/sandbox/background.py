@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, JobReport
 from atropos_agent.sandbox.replies import outcome_of, output_of
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Raises SandboxError for what is no time."""
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise SandboxError(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
 
 
 class Channel(Protocol):
@@ -87,6 +94,7 @@ class SlotSession:
         """See `Session.run`."""
         if "\0" in text:
             raise SandboxError(f"text has a NUL byte at {text.index(chr(0))}; a session cannot take one")
+        check_timeout(timeout_s)
         if not self._alive:
             raise SandboxError("the session has ended; open another")
         meta: dict[str, object] = {"op": "run_in_session", "session": self._number, "timeout_s": timeout_s}

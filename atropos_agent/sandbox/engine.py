@@ -139,6 +139,7 @@ class Engine:
                 "--no-healthcheck",
             ),
             *("--network=none", "--hostname=sandbox", "--ipc=private", "--workdir=/", "--read-only"),
+            "--init=false",
             *("--cap-drop=ALL", "--security-opt=no-new-privileges"),
             f"--user={rootfs.USER_ID}:{rootfs.USER_ID}",
             *(f"--memory={spec.memory_bytes}", f"--memory-swap={spec.memory_bytes}"),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -105,6 +106,8 @@ class NativeLauncher:
                 process, spawned = self._spawn(theirs)
             pid = await spawned
             if self._groups is not None:
+                if process.gone.is_set():
+                    raise SandboxError("the slot ended while it was set up")
                 process.memory = self._groups.create(spec.memory_bytes)
                 process.memory.add(pid)
             overlay = bool(spec.template) and can_overlay(spec.template)
@@ -151,6 +154,8 @@ class NativeLauncher:
         if self._control is None:
             raise SandboxError("the sandbox pool is closed")
         try:
+            # Its buffer is full only while the helper is behind, which takes it microseconds a message.
+            select.select([], [self._control], [], _EXIT_S)
             socket.send_fds(self._control, [zygote.MESSAGE.pack(kind, slot, uid, b"")], list(descriptors))
         except OSError as error:
             raise SandboxError(f"the sandbox's helper process is gone: {error}") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atropos_agent.errors import SandboxError, SandboxLost
-from atropos_agent.sandbox.background import SlotJob, SlotSession
+from atropos_agent.sandbox.background import SlotJob, SlotSession, check_timeout
 from atropos_agent.sandbox.cgroup import MemoryGroups, SlotMemory
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.link import Link
@@ -39,6 +38,15 @@ class SlotProcess:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     groups: MemoryGroups | None = None
     memory: SlotMemory | None = None
+    _kills: int = 0
+
+    def memory_kills(self) -> int:
+        """How often the kernel killed a process of the slot for want of memory; the last known number once
+        the slot is gone."""
+        if self.memory is not None and not self.gone.is_set():
+            with contextlib.suppress(OSError):
+                self._kills = self.memory.kills()
+        return self._kills
 
     def end(self) -> None:
         """Kill what is left, if anything is."""
@@ -48,6 +56,7 @@ class SlotProcess:
 
     def ended(self) -> None:
         """To be called once the slot's pid 1 is reaped: nothing of it is left but its empty cgroup."""
+        self.memory_kills()
         if self.groups is not None and self.memory is not None:
             self.groups.discard(self.memory)
         self.gone.set()
@@ -169,14 +178,16 @@ class SupervisedSandbox(WorkspaceFiles):
         """How a command ended, with the reply that says so, None where the sandbox was lost."""
         async with self._turn:
             started = time.monotonic()
+            if self._keeps:
+                self._look_for_kills()  # those between commands are not this one's
             try:
                 frame = await self._link.request(meta, payload, timeout_s=timeout_s + GRACE_S)
                 result = result_of(frame, self._spec.output_kept_bytes)
                 struck = self.struck(frame)
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
-                lost_after = time.monotonic() - started
-                return ExecResult(ExecStatus.SANDBOX_LOST, None, b"", b"", lost_after), None
+                status = ExecStatus.OOM if self._look_for_kills() else ExecStatus.SANDBOX_LOST
+                return ExecResult(status, None, b"", b"", time.monotonic() - started), None
         # What was struck may have been a job or a session: a success beside them stays one.
         spared = (ExecStatus.TIMEOUT, ExecStatus.OUTPUT_LIMIT, *([ExecStatus.OK] if self._keeps else []))
         if struck and result.status not in spared:
@@ -190,9 +201,9 @@ class SupervisedSandbox(WorkspaceFiles):
     def struck(self, frame: frames.Frame) -> bool:
         """True where the kernel killed something here for want of memory since that was last asked, as we see
         it or as the slot says in `frame`. Raises FrameError, OSError."""
-        memory, before = self._process.memory, self._memory_kills
-        self._memory_kills = frames.integer(frame.meta, "memory_kills") if memory is None else memory.kills()
-        return self._memory_kills > before
+        if self._process.memory is None:
+            return frames.integer(frame.meta, "memory_kills") > 0
+        return self._look_for_kills()
 
     def lost(self, error: Exception) -> SandboxLost:
         """Give the slot up because of an answer that makes no sense."""
@@ -216,6 +227,11 @@ class SupervisedSandbox(WorkspaceFiles):
             return await self._link.request(
                 {**meta, "timeout_s": _FILES_S}, payload, timeout_s=_FILES_S + GRACE_S
             )
+
+    def _look_for_kills(self) -> bool:
+        """True where the kernel killed something of the slot's group since we last looked."""
+        before, self._memory_kills = self._memory_kills, self._process.memory_kills()
+        return self._memory_kills > before
 
     async def _numbered(self, meta: dict[str, object], payload: bytes, key: str) -> int:
         self._keeps = True
@@ -252,8 +268,7 @@ def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | No
         )
     if not isinstance(cwd, str) or "\0" in cwd:
         raise SandboxError(f"cwd is {cwd!r:.80}; it must be a path without NUL bytes")
-    if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise SandboxError(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
+    check_timeout(timeout_s)
     for name, value in (env or {}).items():
         if not name or "=" in name or "\0" in name + value:
             raise SandboxError(f"environment entry {name!r:.80} has an empty name, '=' in it, or a NUL byte")

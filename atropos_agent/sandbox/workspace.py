@@ -110,7 +110,9 @@ def _entries(frame: frames.Frame) -> dict[str, FileEntry]:
     start = 0
     for row in frames.sequence(frame.meta, "entries"):
         match row:
-            case [str(path), str(kind), int(mode), int(size), int(length), str(target), int(links)]:
+            case [str(path), str(kind), int(mode), int(size), int(length), str(target), int(links)] if (
+                0 <= length <= len(frame.payload) - start
+            ):
                 data = frame.payload[start : start + length]
                 entries[path] = FileEntry(kind, mode, size, data, target, links)
                 start += length

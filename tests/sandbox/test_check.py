@@ -3,7 +3,7 @@
 import pytest
 
 from atropos_agent.sandbox import ExecStatus
-from tests.sandbox.conftest import DrivenSandbox
+from tests.sandbox.conftest import ISOLATED, DrivenSandbox, Driver
 
 pytestmark = pytest.mark.integration
 
@@ -151,3 +151,51 @@ async def test_local_checks_too_without_protection(local_sandbox):
     script = "python3 -c 'import os; print(os.listdir())'; cat test.py"
     result = await local_sandbox.check(script, files=FILES)
     assert result.stdout == b"['test.py']\n" + TEST
+
+
+UNFAVOURABLE = {
+    "modes": "chmod 0 /tmp; chmod 0 /dev/shm",
+    "a mode that hides a file": "touch /tmp/f; chmod 555 /tmp",
+    "attributes": '/usr/bin/python3 -c \'import os; os.setxattr("/tmp", "user.a", b"x")\'; true',
+    "priority": """/usr/bin/python3 -c '
+import os
+for act in (lambda: os.setpriority(os.PRIO_PROCESS, 1, 19), lambda: os.setpriority(os.PRIO_USER, 1000, 19),
+            lambda: (os.setpgid(0, 1), os.setpriority(os.PRIO_PGRP, 0, 19)),
+            lambda: os.sched_setaffinity(1, {0}),
+            lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))):
+    try: act()
+    except OSError: pass
+'""",
+    "shared memory": "ipcmk -M 1000000; ipcmk -Q; ipcmk -S 1; true",
+}
+
+
+@pytest.mark.parametrize("how", UNFAVOURABLE)
+async def test_nothing_that_was_changed_keeps_a_check_from_a_fair_run(sandbox, how):
+    before = await sandbox.check(FAIR)
+    await sandbox.exec(UNFAVOURABLE[how])
+    after = await sandbox.check(FAIR)
+    assert (after.status, after.stdout) == (before.status, before.stdout) == (ExecStatus.OK, before.stdout)
+
+
+FAIR = """stat -c %a /tmp /dev/shm; /usr/bin/python3 -c '
+import os
+print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))
+print(sorted(os.sched_getaffinity(0)), os.listxattr("/tmp"))
+'; cat /proc/sysvipc/*"""
+
+
+async def test_the_files_of_a_check_cannot_be_read_afterwards(sandbox):
+    await sandbox.check("true", files={"hidden.py": b"SECRET"})
+    assert (await sandbox.exec("ls -A /tmp; cat /tmp/check/hidden.py")).stdout == b""
+
+
+async def test_memory_that_was_filled_beforehand_does_not_lose_a_score(package_root):
+    driver = Driver(ISOLATED[0], package_root, spec={"memory_bytes": 64 << 20})
+    sandbox = DrivenSandbox(driver)
+    filled = await sandbox.exec("echo 0 > /proc/self/oom_score_adj; exec head -c 250000000 /dev/zero > a")
+    scored = await sandbox.check("exit 1")
+    assert {filled.status, scored.status} <= {ExecStatus.OOM, ExecStatus.NONZERO, ExecStatus.SANDBOX_LOST}
+    assert filled.status is ExecStatus.OOM, filled
+    await sandbox.close()
+    driver.close()

@@ -253,8 +253,27 @@ async def test_a_reset_sandbox_is_as_good_as_new(sandbox):
     assert await sandbox.snapshot() == {}
 
 
-async def test_what_outlives_processes_makes_a_reset_fail_if_it_can_exist(sandbox):
-    made = await sandbox.exec(
-        "/usr/bin/python3 -c 'import ctypes; print(ctypes.CDLL(None).shmget(5, 4096, 0o1600))'"
-    )
-    assert await sandbox.reset() is (int(made.stdout) < 0)
+async def test_shared_memory_does_not_outlive_a_reset(sandbox):
+    make = "/usr/bin/python3 -c 'import ctypes; print(ctypes.CDLL(None).shmget(5, 4096, 0o1600))'"
+    made = await sandbox.exec(make)
+    assert (int(made.stdout) >= 0) is (sandbox.isolation.limits["memory"] != "watcher")
+    assert await sandbox.reset()
+    assert (await sandbox.exec(make.replace("0o1600", "0"))).stdout == b"-1\n"
+
+
+async def test_a_reset_gives_modes_and_session_places_back(sandbox):
+    before = (await sandbox.exec("stat -c %a /tmp /workspace")).stdout
+    for _ in range(16):
+        await sandbox.session()
+    for _ in range(64):
+        await sandbox.start("true")
+    await sandbox.exec("chmod 0 /tmp; chmod 555 /workspace")
+    assert await sandbox.reset()
+    assert (await sandbox.exec("touch /tmp/a b && stat -c %a /tmp /workspace")).stdout == before
+    assert (await (await sandbox.session()).run("echo on")).stdout == b"on\n"
+    assert (await (await sandbox.start("sleep 9")).poll()).running
+
+
+async def test_message_queues_cannot_be_left_behind(sandbox):
+    script = "import ctypes; print(ctypes.CDLL(None).mq_open(b'/left', 0o102, 0o600, None))"
+    assert (await sandbox.exec(f'/usr/bin/python3 -c "{script}"')).stdout == b"-1\n"

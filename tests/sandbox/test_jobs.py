@@ -30,6 +30,16 @@ time.sleep(60)
 """
 
 
+KILLER = """
+import os
+while True:
+    try:
+        os.kill(-1, 9)
+    except OSError:
+        pass
+"""
+
+
 async def ended(job):
     for _ in range(1000):
         report = await job.poll()
@@ -147,3 +157,55 @@ async def test_a_job_that_cannot_be_forked_leaves_no_descriptor(package_root, ki
 async def test_local_has_no_jobs_and_says_so(local_sandbox):
     with pytest.raises(RuntimeError, match="SandboxError: the local backend has no background jobs"):
         await local_sandbox.start("true")
+
+
+async def test_the_end_of_a_job_leaves_the_command_in_the_foreground_alone(sandbox):
+    brief = await sandbox.start("sleep 0.2")
+    loud = await sandbox.start("exec head -c 80000000 /dev/zero")
+    result = await sandbox.exec(
+        "(setsid sh -c 'sleep 0.6; echo daemon > made' &); sleep 1; cat made; echo hi"
+    )
+    assert (result.status, result.stdout) == (ExecStatus.OK, b"daemon\nhi\n")
+    assert ((await ended(brief)).status, (await ended(loud)).status) == (
+        ExecStatus.OK,
+        ExecStatus.OUTPUT_LIMIT,
+    )
+
+
+async def test_ending_a_job_that_has_ended_touches_no_other(sandbox):
+    first = await sandbox.start("true")
+    await asyncio.sleep(0.3)
+    second = await sandbox.start("sleep 0.5; echo second")
+    await first.kill()
+    shell = await sandbox.session()
+    await shell.run("exit")
+    third = await sandbox.start("sleep 0.5; echo third")
+    await shell.close()
+    reports = [await ended(job) for job in (second, third)]
+    assert [report.stdout for report in reports] == [b"second\n", b"third\n"]
+
+
+async def test_a_job_that_kills_everything_it_can_harms_no_file_operation(sandbox):
+    await sandbox.write_files({f"f{n}": bytes(100_000) for n in range(20)})
+    job = await sandbox.start("exec /usr/bin/python3 -", stdin=KILLER.encode())
+    for _ in range(20):
+        assert len(await sandbox.snapshot()) == 20
+        assert len(await sandbox.read_file("f1")) == 100_000
+    assert (await job.poll()).running
+
+
+async def test_a_job_killed_for_want_of_memory_is_not_blamed_on_the_next_command(package_root):
+    driver = Driver(ISOLATED[0], package_root, spec={"memory_bytes": 96 << 20})
+    sandbox = DrivenSandbox(driver)
+    await sandbox.start("/usr/bin/python3 -c 'import time; x = bytearray(300 << 20); time.sleep(60)'")
+    await asyncio.sleep(1.5)
+    assert (await sandbox.exec("echo innocent; exit 3")).status is ExecStatus.NONZERO
+    assert (await sandbox.check("echo innocent; exit 3")).status is ExecStatus.NONZERO
+    await sandbox.close()
+    driver.close()
+
+
+async def test_a_long_script_is_a_job_and_a_check_too(sandbox):
+    script = "echo long #" + "x" * 200_000
+    assert (await ended(await sandbox.start(script))).stdout == b"long\n"
+    assert (await sandbox.check(script)).stdout == b"long\n"

@@ -225,3 +225,28 @@ def test_a_hundred_slots_have_a_hundred_limits_of_processes(package_root, user):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"fine\n"), done.stderr.decode()
+
+
+HIDDEN = """
+import ctypes, threading, time
+def hog():
+    time.sleep(0.2)
+    held = bytearray(300 << 20)
+    print("held", flush=True)
+    time.sleep(5)
+threading.Thread(target=hog).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ISOLATED if kind.endswith("user")])
+async def test_memory_of_a_process_whose_first_thread_has_ended_is_seen(small_drivers, kind):
+    sandbox = DrivenSandbox(small_drivers(kind))
+    result = await sandbox.exec(f"/usr/bin/python3 -c '{HIDDEN}' & sleep 3", timeout_s=20)
+    job = await sandbox.start("sleep 9")
+    beside = await sandbox.exec(f"/usr/bin/python3 -c '{HIDDEN.replace('300', '10')}' & sleep 1")
+    assert beside.stdout == b"held\n"
+    assert b"ctypes" not in (await sandbox.exec("cat /proc/[0-9]*/task/*/cmdline")).stdout
+    await job.kill()
+    assert result.status is ExecStatus.OOM, result
+    await sandbox.close()

@@ -147,3 +147,16 @@ async def test_speaking_unasked_loses_the_sandbox():
     assert await asyncio.to_thread(theirs.recv, 1) == b""  # the host hung up
     with theirs, pytest.raises(SandboxLost, match="without being asked"):
         await link.request({}, timeout_s=1)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), -(10**400)])
+async def test_a_number_that_is_none_loses_the_sandbox(lying, value):
+    sandbox = await lying(frames.encode({**GOOD, "duration_s": value}, b"hi"))
+    assert (await sandbox.exec("x")).status is ExecStatus.SANDBOX_LOST
+
+
+async def test_lengths_that_would_show_the_payload_twice_lose_the_sandbox(lying):
+    rows = [["a", "file", 420, 3, length, "", 1] for length in (3, -3, 3)]
+    sandbox = await lying(frames.encode({"entries": rows}, b"abc"))
+    with pytest.raises(SandboxLost, match="not a file entry"):
+        await sandbox.snapshot()

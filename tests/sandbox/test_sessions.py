@@ -1,8 +1,16 @@
 import pytest
 
 from atropos_agent.sandbox import ExecStatus
+from tests.sandbox.conftest import ISOLATED, DrivenSandbox, Driver
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def small_drivers(package_root):
+    driver = Driver(ISOLATED[0], package_root, spec={"workspace_bytes": 8 << 20})
+    yield lambda kind: driver
+    driver.close()
 
 
 async def test_directory_variables_functions_and_background_jobs_survive(sandbox):
@@ -69,6 +77,30 @@ async def test_a_killed_shell_is_told_from_an_exit(sandbox):
     shell = await sandbox.session()
     result = await shell.run("kill -9 $$")
     assert (result.status, result.signal, shell.alive) == (ExecStatus.KILLED, 9, False)
+
+
+async def test_a_timeout_ends_what_runs_and_not_the_shell(sandbox):
+    shell = await sandbox.session()
+    await shell.run("x=1; cd /tmp; sleep 600 & p=$!")
+    for text in (
+        "echo early; sleep 60; echo never",
+        "while :; do :; done",
+        "(sleep 60; echo never); echo never",
+    ):
+        result = await shell.run(text, timeout_s=0.4)
+        assert (result.status, result.exit_code, shell.alive) == (ExecStatus.TIMEOUT, 130, True)
+        assert b"never" not in result.stdout
+    assert (await shell.run('echo "$x"; pwd; kill -0 $p && echo lives')).stdout == b"1\n/tmp\nlives\n"
+
+
+async def test_a_failure_for_want_of_room_says_so(small_drivers):
+    sandbox = DrivenSandbox(small_drivers(ISOLATED[0]))
+    shell = await sandbox.session()
+    result = await shell.run(
+        "head -c 3500000 /dev/zero > a && head -c 3500000 /dev/zero > b && head -c 3500000 /dev/zero > c"
+    )
+    assert result.status is ExecStatus.DISK_FULL
+    await sandbox.close()
 
 
 async def test_a_timeout_keeps_partial_output_and_ends_what_hangs(sandbox):
@@ -189,3 +221,19 @@ async def test_two_sessions_and_a_command_know_nothing_of_each_other(sandbox):
 async def test_local_has_no_sessions_and_says_so(local_sandbox):
     with pytest.raises(RuntimeError, match="SandboxError: the local backend has no sessions"):
         await local_sandbox.session()
+
+
+async def test_a_status_forged_through_proc_is_not_that_of_the_next_text(sandbox):
+    shell = await sandbox.session()
+    forged = await shell.run("echo '1 7' > /proc/$$/fd/11; sleep 0.5; (exit 3)")
+    assert forged.exit_code == 7  # it has fooled nobody but itself
+    second = await shell.run("echo second; (exit 4)")
+    assert (second.exit_code, second.stdout) == (4, b"second\n")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, "nan", "inf"])
+async def test_a_timeout_that_is_no_time_is_refused(sandbox, timeout_s):
+    shell = await sandbox.session()
+    with pytest.raises(RuntimeError, match="SandboxError: timeout_s is"):
+        await shell.run("true", timeout_s=float(timeout_s))
+    assert shell.alive

@@ -18,6 +18,7 @@ class Jobs:
     def __init__(self, grounds: Grounds) -> None:
         self._grounds = grounds
         self._jobs: dict[int, Program] = {}
+        self._kills: dict[int, int] = {}
         self._numbers = itertools.count(1)
 
     def start(self, request: frames.Frame) -> bytes:
@@ -27,13 +28,14 @@ class Jobs:
         try:
             if len(self._jobs) >= _MOST:
                 raise OSError(errno.EAGAIN, f"{_MOST} background jobs run or were never looked at")
-            program.fork([b"/bin/sh", b"-c", start.script], start, keep=True)
+            program.fork(start, keep=True)
         except (OSError, ValueError) as error:
             program.refused(start.directory, error)
         else:
             self._grounds.keep(program)
         number = next(self._numbers)
         self._jobs[number] = program
+        self._kills[number] = self._grounds.limits.memory_kills
         return frames.encode({"job": number})
 
     def poll(self, request: frames.Frame) -> bytes:
@@ -46,16 +48,25 @@ class Jobs:
         program.drain()
         if not program.ended:
             return frames.encode({"status": "running", **program.written()}, program.output())
-        del self._jobs[frames.integer(request.meta, "job")]
-        outcome = program.outcome() | {"memory_kills": self._grounds.limits.memory_kills}
+        number = frames.integer(request.meta, "job")
+        del self._jobs[number]
+        kills = self._grounds.limits.memory_kills - self._kills.pop(number)
+        outcome = program.outcome() | {"memory_kills": kills}
         return frames.encode(outcome, program.output())
 
     def end(self, request: frames.Frame) -> bytes:
         """End a job with all that it started: the reply as of `poll`. Raises FrameError."""
         program = self._find(request)
-        self._grounds.kept.pop(program.pidfd, None)
+        self._grounds.forget(program)
         program.end()
         return self.poll(request)
+
+    def end_all(self) -> None:
+        """End and forget every one."""
+        for program in self._jobs.values():
+            self._grounds.forget(program)
+            program.end()
+        self._jobs.clear()
 
     def _find(self, request: frames.Frame) -> Program:
         number = frames.integer(request.meta, "job")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from atropos_agent.sandbox.inside import frames, watch
-from atropos_agent.sandbox.inside.emptying import TEMPORARY
-from atropos_agent.sandbox.inside.grounds import Grounds
+from atropos_agent.sandbox.inside.grounds import TEMPORARY, Grounds
 from atropos_agent.sandbox.inside.program import Program, Start
 
 
@@ -31,7 +30,7 @@ def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
     """Follow a program to its end: the reply. Raises HostGoneError, FrameError."""
     meta = request.meta
     cpu_s = math.inf if meta.get("cpu_s") is None else frames.number(meta, "cpu_s")
-    used_s = watch.cpu_of_the_dead_s()
+    used_s, kills = watch.cpu_of_the_dead_s(), grounds.limits.memory_kills
     if not program.ended:
         reason = grounds.follow(
             program, program.pidfd, timeout_s=frames.number(meta, "timeout_s"), cpu_s=cpu_s
@@ -39,11 +38,12 @@ def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
         program.end(reason)
     outcome = program.outcome()
     outcome["cpu_s"] = watch.cpu_of_the_dead_s() - used_s
-    outcome["memory_kills"] = grounds.limits.memory_kills
-    if outcome["status"] == "exited" and outcome["exit_code"] and _full(grounds):
+    outcome["memory_kills"] = grounds.limits.memory_kills - kills
+    if outcome["status"] == "exited" and outcome["exit_code"] and full(grounds):
         outcome["status"] = "disk_full"
     return frames.encode(outcome, program.output())
 
 
-def _full(grounds: Grounds) -> bool:
+def full(grounds: Grounds) -> bool:
+    """True where a program that failed may have failed for want of room."""
     return grounds.limits.full((grounds.limits.workspace, *TEMPORARY))

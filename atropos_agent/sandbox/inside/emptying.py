@@ -5,34 +5,50 @@ Nothing else may run meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Callable
 
+from atropos_agent.sandbox.inside import linux
 from atropos_agent.sandbox.inside.grounds import Grounds
-
-TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108 the slot's own
-_QUEUES = "/dev/mqueue"  # containers have it mounted
-_SYSV = ("shm", "msg", "sem")
 
 
 def quiet(grounds: Grounds) -> None:
     """End everything that runs in the slot and remove all that lies outside the workspace. Raises OSError."""
     grounds.end_kept("killed")
     grounds.family.end_everything()
-    for directory in (*TEMPORARY, *((_QUEUES,) if os.path.isdir(_QUEUES) else ())):
-        empty(directory)
+    for directory, mode in grounds.modes.items():
+        _restore(directory, mode)
+        if directory != grounds.limits.workspace:
+            empty(directory)
+    for remove, number in _ipc_objects():
+        remove(number)
 
 
 def renew(grounds: Grounds) -> bool:
     """Make the slot as good as new; False where something is left that cannot be removed. Raises OSError."""
     quiet(grounds)
     empty(grounds.limits.workspace)
-    return all(_lines(f"/proc/sysvipc/{name}") <= 1 for name in _SYSV)
+    return not _ipc_objects()
 
 
-def _lines(path: str) -> int:
-    with open(path, "rb") as file:
-        return file.read().count(b"\n")
+def _restore(directory: str, mode: int) -> None:
+    """The mode that a directory had, and no attributes. Where it is not ours, nobody has changed it."""
+    with contextlib.suppress(PermissionError):
+        os.chmod(directory, mode)
+        with contextlib.suppress(OSError):
+            for name in os.listxattr(directory):
+                os.removexattr(directory, name)
+
+
+def _ipc_objects() -> list[tuple[Callable[[int], None], int]]:
+    """(how to remove it, its number) of each System V object of the namespace: they outlive processes."""
+    found: list[tuple[Callable[[int], None], int]] = []
+    for kind, remove in linux.REMOVE_IPC.items():
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}", "rb") as table:
+            found += [(remove, int(line.split()[1])) for line in list(table)[1:]]
+    return found
 
 
 def empty(directory: str) -> None:

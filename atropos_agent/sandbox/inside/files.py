@@ -1,14 +1,17 @@
 """Files of the workspace, read and written from inside the slot by a child that may be killed.
 
 Paths are resolved here, where an agent's links lead to nothing but the slot itself, and refused if they end
-outside the workspace.
+outside the workspace. Nothing else runs in the slot meanwhile: jobs and sessions stand still.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
+import signal
+import stat
 import time
 from collections.abc import Callable
 
@@ -27,6 +30,21 @@ def run_in_child(request: frames.Frame, grounds: Grounds) -> None:
 
     Raises HostGoneError, also where the reply breaks off: nobody could tell where the next one begins.
     """
+    if grounds.kept:
+        _signal_all(signal.SIGSTOP)  # nothing may change a path under us, or end us
+    try:
+        _run_in_child(request, grounds)
+    finally:
+        if grounds.kept:
+            _signal_all(signal.SIGCONT)
+
+
+def _signal_all(number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)
+
+
+def _run_in_child(request: frames.Frame, grounds: Grounds) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -172,6 +190,8 @@ class Workspace:
             rows.append((row, request.payload[start : start + row.length]))
             start += row.length
         if request.meta.get("clear"):
+            with contextlib.suppress(PermissionError):  # not ours: then nobody has changed it
+                os.chmod(self._root, stat.S_IMODE(os.stat(self._root).st_mode) | stat.S_IRWXU)
             empty(self._root)
         trees.make(rows, self._entry)
         return _reply({}, [])

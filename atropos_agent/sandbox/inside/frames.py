@@ -11,6 +11,7 @@ PREFIX = struct.Struct("!II")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().raw_decode
 MAX_META = 16 << 20
+_LARGEST = 1e300
 MAX_PAYLOAD = 256 << 20
 
 
@@ -92,7 +93,7 @@ def integer(meta: dict[str, object], key: str) -> int:
 def number(meta: dict[str, object], key: str) -> float:
     """A required int or float field. Raises FrameError."""
     value = meta.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
         raise FrameError(f"field {key!r} is {value!r:.80}, not a number")
     return float(value)
 

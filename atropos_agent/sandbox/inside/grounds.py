@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,16 +15,27 @@ from atropos_agent.sandbox.inside.program import Program
 from atropos_agent.sandbox.inside.streams import Streams
 from atropos_agent.sandbox.inside.tree import Family
 
+TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108 the slot's own
+_QUEUES = "/dev/mqueue"  # containers have it mounted
+
 
 @dataclass(slots=True)
 class Grounds:
-    """Pipes, processes and limits of a slot; `kept` holds the programs that outlive commands, by pidfd."""
+    """Pipes, processes and limits of a slot; `kept` holds the programs that outlive commands, by pidfd, and
+    `modes` the modes that the directories for its files had before any command ran."""
 
     host: Control
     limits: watch.Limits
+    modes: dict[str, int]
     streams: Streams = field(default_factory=Streams)
     family: Family = field(default_factory=Family)
     kept: dict[int, Program] = field(default_factory=dict[int, Program])
+
+    @classmethod
+    def untouched(cls, host: Control, limits: watch.Limits) -> Grounds:
+        """Those of a slot in which nothing has run yet. Raises RuntimeError where we are not pid 1."""
+        present = [path for path in (limits.workspace, *TEMPORARY, _QUEUES) if os.path.isdir(path)]
+        return cls(host, limits, {path: stat.S_IMODE(os.stat(path).st_mode) for path in present})
 
     def program(self, request: frames.Frame) -> Program:
         """One with the output limits of a request, not yet started. Raises FrameError."""
@@ -36,6 +49,11 @@ class Grounds:
     def keep(self, program: Program) -> None:
         """Let a started program go on between commands, within the limits."""
         self.kept[program.pidfd] = program
+
+    def forget(self, program: Program) -> None:
+        """Undo `keep`."""
+        if self.kept.get(program.pidfd) is program:
+            del self.kept[program.pidfd]
 
     def idle(self) -> None:
         """Serve the kept programs until the host asks for something."""
@@ -88,7 +106,9 @@ class Grounds:
         self.kept.clear()
 
     def _ended(self, pidfd: int) -> None:
-        self.kept.pop(pidfd).end()
+        program = self.kept.pop(pidfd, None)
+        if program is not None:
+            program.end()
 
     def _enforce(self) -> str:
         """Hold the limits of the slot and of its kept programs: the status that ends all that runs, or ""."""

@@ -55,6 +55,7 @@ LANDLOCK_TRUNCATE = 3  # the first version that can withhold truncation
 _WRITES_SINCE = {1: _WRITE_FILE | _REMOVE_OR_MAKE, 2: _REFER, LANDLOCK_TRUNCATE: _TRUNCATE}
 _WRITES_TO_FILE = _WRITE_FILE | _TRUNCATE
 
+_IPC_RMID = 0
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SIGCHLD = 17
 _SIOCSIFFLAGS = 0x8914
@@ -145,6 +146,22 @@ def bring_loopback_up() -> None:
     """Set the lo interface of this network namespace up."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anything:
         ioctl(anything, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+
+
+def _remove_shm(number: int) -> None:
+    _checked(_libc.shmctl(number, _IPC_RMID, None), "shmctl")
+
+
+def _remove_msg(number: int) -> None:
+    _checked(_libc.msgctl(number, _IPC_RMID, None), "msgctl")
+
+
+def _remove_sem(number: int) -> None:
+    _checked(_libc.semctl(number, 0, _IPC_RMID), "semctl")
+
+
+REMOVE_IPC = {"shm": _remove_shm, "msg": _remove_msg, "sem": _remove_sem}
+"""How to remove a System V object, by its kind as in /proc/sysvipc. Each raises OSError."""
 
 
 def landlock_abi() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -85,13 +86,9 @@ class Program:
 
     def spawn(self, start: Start) -> None:
         """Run a script in the foreground. Raises OSError, ValueError: nothing was started."""
-        script = start.script
-        arguments: list[bytes] = [b"sh", b"-c", script]
         theirs = self._open(start.stdin)
         try:
-            if len(script) > _LONGEST_ARGUMENT:
-                theirs[_SCRIPT_FD] = self._feed(b"exec %d<&-; " % _SCRIPT_FD + script)
-                arguments = [b"sh", b"/dev/fd/%d" % _SCRIPT_FD]
+            arguments = self._shell(start.script, theirs)
             os.chdir(start.directory)
             try:
                 self.pid = os.posix_spawn(
@@ -111,19 +108,21 @@ class Program:
 
     def fork(
         self,
-        arguments: list[str | bytes],
         start: Start,
         *,
         keep: bool,
+        arguments: list[bytes] | None = None,
         descriptors: Mapping[int, int] | None = None,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run a program as the root of a tree of its own, which `keep` lets outlive commands.
+        """Run a program, by default a script, as the root of a tree of its own, which `keep` lets outlive
+        commands.
 
         `descriptors` are further ones for it (number there: ours); `prepare` runs in the child before it.
         Raises OSError, ValueError: nothing was started.
         """
         theirs = self._open(start.stdin) | dict(descriptors or {})
+        arguments = arguments or self._shell(start.script, theirs)
         trouble, report = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
@@ -159,10 +158,11 @@ class Program:
     def end(self, reason: str = "exited") -> None:
         """End the program, with all that descends from it, for `reason`, and take the last of its output."""
         if self._wait_status is None:
-            self.reason = reason
+            self.reason = "output_limit" if reason == "exited" and self.too_loud else reason
             self._wait_status = self._family.release(self.pid)
             self._streams.forget(self.pidfd)
             os.close(self.pidfd)
+            self.pidfd = -1  # the number may soon be another's
             self.drain()
             self._close_ours()
 
@@ -200,7 +200,7 @@ class Program:
     def _started(self) -> None:
         self.pidfd = os.pidfd_open(self.pid)
         self._streams.watch(self.pidfd)
-        # Under memory pressure the kernel must choose a command, never the supervisor.
+        # Under memory pressure the kernel shall choose a command and not the supervisor.
         with contextlib.suppress(OSError):
             descriptor = os.open(f"/proc/{self.pid}/oom_score_adj", os.O_WRONLY)
             try:
@@ -217,6 +217,13 @@ class Program:
         if stdin is not None:
             theirs[0] = self._feed(stdin)
         return theirs
+
+    def _shell(self, script: bytes, theirs: dict[int, int]) -> list[bytes]:
+        """The arguments of a shell that runs `script`: one that is too long for an argument is read."""
+        if len(script) <= _LONGEST_ARGUMENT:
+            return [b"/bin/sh", b"-c", script]
+        theirs[_SCRIPT_FD] = self._feed(b"exec %d<&-; " % _SCRIPT_FD + script)
+        return [b"/bin/sh", b"/dev/fd/%d" % _SCRIPT_FD]
 
     def _feed(self, data: bytes) -> int:
         feed, theirs = self._streams.open_feed(data)
@@ -236,7 +243,7 @@ def _close(theirs: Mapping[int, int]) -> None:
 
 
 def _become(
-    arguments: list[str | bytes],
+    arguments: list[bytes],
     start: Start,
     theirs: Mapping[int, int],
     prepare: Callable[[], None],
@@ -256,7 +263,7 @@ def _become(
         os.chdir(start.directory)
         prepare()
         os.execve(arguments[0], arguments, start.environment)  # noqa: S606 the arguments are ours
-    except OSError as error:
-        os.write(report, str(error.errno or 0).encode())
+    except Exception as error:
+        os.write(report, str(getattr(error, "errno", None) or errno.EINVAL).encode())
     finally:
         os._exit(127)

@@ -85,6 +85,7 @@ _REFUSED = {
     "acct": (163, 89),
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
+    "mq_open": (240, 180),  # queues outlive the processes of a command
     "syslog": (103, 116),
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
@@ -107,7 +108,15 @@ _EXAMINED = {
     "socketpair": (53, 199),
     "ioctl": (16, 29),
     "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
 }
+
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 _Instruction = tuple[int, int, int, int]
 
@@ -155,6 +164,19 @@ def _sockets() -> list[_Instruction]:
     ]
 
 
+def _not_pid_1(single: int) -> list[_Instruction]:
+    """One process alone, and that not pid 1: a group or a user would hold it too."""
+    return [
+        (_LOAD, 0, 0, _ARG0),
+        (_EQUAL, 1, 0, single),
+        _refuse(errno.EPERM),
+        (_LOAD, 0, 0, _ARG1),
+        (_EQUAL, 0, 1, 1),
+        _refuse(errno.EPERM),
+        _PASS,
+    ]
+
+
 def program(machine: str, *, unseen_memory: bool) -> bytes:
     """The filter for `machine` (x86_64 or aarch64). `unseen_memory` allows memfd_create and SysV IPC.
 
@@ -170,6 +192,13 @@ def program(machine: str, *, unseen_memory: bool) -> bytes:
         "socketpair": _one_of(_ARG0, (_UNIX,), errno.EAFNOSUPPORT, allowed=True),
         # another process's limits: a CPU limit on pid 1 would end the slot
         "prlimit64": _one_of(_ARG0, (0,), errno.EPERM, allowed=True),
+        # pid 1's share of the processors, which checks inherit
+        "setpriority": _not_pid_1(_PRIO_PROCESS),
+        "ioprio_set": _not_pid_1(_IOPRIO_WHO_PROCESS),
+        **{
+            name: _one_of(_ARG0, (1,), errno.EPERM, allowed=False)
+            for name in ("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity")
+        },
     }
     code: list[_Instruction] = [
         (_LOAD, 0, 0, _ARCH),

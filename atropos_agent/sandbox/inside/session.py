@@ -1,7 +1,8 @@
 """Interpreters that live on between commands: a shell and a python that take one text after another.
 
-Texts come in on a descriptor of their own and the exit status of each goes out on another, so that nothing a
-command prints or reads can be taken for either.
+Texts come in on a descriptor of their own, numbered, and the exit status of each goes out on another with its
+number, so that nothing a command prints or reads is taken for either. A text that forges its status, through
+/proc, fools but itself: the next is waited for under its own number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import os
 import time
 
-from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.inside import command, frames
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.program import Program, Start
 from atropos_agent.sandbox.inside.streams import Feed
@@ -23,7 +24,11 @@ _MOST = 16
 _SHELLS = (b"/bin/bash", b"/bin/sh")
 
 # Reads how many lines the next text has, then the text. `command` keeps a syntax error from ending the shell.
-_SHELL_LOOP = f"""while IFS= read -r __lines <&{_TEXTS}; do
+# A ^C ends the text and not the shell, unless it struck in a function, out of which a trap cannot lead.
+_SHELL_LOOP = f"""trap '[ -z "${{FUNCNAME-}}" ] || exit 130; continue 1000' INT
+while :; do
+if [ -n "$__running" ]; then __running=; echo "$__number 130" >&{_STATUSES}; fi
+IFS=' ' read -r __number __lines <&{_TEXTS} || exit
 __text=
 while [ "$__lines" -gt 0 ]; do
 IFS= read -r __line <&{_TEXTS}
@@ -31,8 +36,10 @@ __text="$__text$__line
 "
 __lines=$((__lines-1))
 done
+__running=1
 command eval "$__text" {_TEXTS}<&- {_STATUSES}>&-
-echo $? >&{_STATUSES}
+__status=$? __running=
+echo "$__number $__status" >&{_STATUSES}
 done"""
 
 # The value of a last expression is shown, as at a prompt. A ^C ends the text and not the interpreter.
@@ -48,7 +55,8 @@ def serve():
         line = texts.readline()
         if not line:
             return
-        source, status, count = texts.read(int(line)).decode("utf-8", "surrogatepass"), 0, count + 1
+        number, size = map(int, line.split())
+        source, status, count = texts.read(size).decode("utf-8", "surrogatepass"), 0, count + 1
         name = f"<text {{count}}>"
         linecache.cache[name] = len(source), None, source.splitlines(True), name
         try:
@@ -70,7 +78,7 @@ def serve():
                 stream.flush()
             except Exception:
                 pass
-        os.write({_STATUSES}, b"%d\\n" % status)
+        os.write({_STATUSES}, b"%d %d\\n" % (number, status))
 serve()
 """
 
@@ -81,6 +89,7 @@ class Session:
     def __init__(self, grounds: Grounds, request: frames.Frame) -> None:
         """Start it. Raises FrameError; what cannot be started has ended, with the reason on its stderr."""
         self._grounds = grounds
+        self._number = 0
         self._in_lines = frames.text(request.meta, "kind") == "shell"
         self.program: Program = grounds.program(request)
         start = Start.asked_for(request)
@@ -91,7 +100,7 @@ class Session:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         descriptors = {0: nothing, _TEXTS: texts, _STATUSES: statuses}
         try:
-            self.program.fork(self._arguments(), start, keep=True, descriptors=descriptors)
+            self.program.fork(start, keep=True, arguments=self._arguments(), descriptors=descriptors)
         except (OSError, ValueError) as error:
             self.program.refused(start.directory, error)
         else:
@@ -104,68 +113,78 @@ class Session:
         """Give it a text and follow until its status is there: the reply. Raises HostGoneError,
         FrameError."""
         self._grounds.settle()
-        status, reason = None, "exited"
+        status, reason, kills = None, "exited", self._grounds.limits.memory_kills
         if not self.program.ended:
-            self._take_status()
+            self._number += 1
             self.program.started = time.monotonic()
             self._grounds.streams.refill(self._feed, self._encoded(request.payload))
             status, reason = self._follow(frames.number(request.meta, "timeout_s"))
-        return self._reply(status, reason)
+        return self._reply(status, reason, self._grounds.limits.memory_kills - kills)
 
     def close(self) -> None:
         """End it, with everything it started."""
-        self._grounds.kept.pop(self.program.pidfd, None)
+        self._grounds.forget(self.program)
         self.program.end()
         self._grounds.streams.end_feed(self._feed)
         os.close(self._statuses)
 
-    def _arguments(self) -> list[str | bytes]:
+    def _arguments(self) -> list[bytes]:
         if self._in_lines:
             shell = next((path for path in _SHELLS if os.path.exists(path)), _SHELLS[-1])
-            return [shell, b"-c", _SHELL_LOOP]
-        return [b"/usr/bin/env", b"python3", b"-u", b"-c", _PYTHON_LOOP]
+            return [shell, b"-c", _SHELL_LOOP.encode()]
+        return [b"/usr/bin/env", b"python3", b"-u", b"-c", _PYTHON_LOOP.encode()]
 
     def _encoded(self, text: bytes) -> bytes:
         if self._in_lines:
-            return b"%d\n%b\n" % (text.count(b"\n") + 1, text)
-        return b"%d\n%b" % (len(text), text)
+            return b"%d %d\n%b\n" % (self._number, text.count(b"\n") + 1, text)
+        return b"%d %d\n%b" % (self._number, len(text), text)
 
     def _follow(self, timeout_s: float) -> tuple[int | None, str]:
         """Until there is a status, or none can come: the status, and which limit was hit or "exited"."""
         streams = self._grounds.streams
         streams.watch(self._statuses)
         try:
-            reason = self._grounds.follow(self.program, self._statuses, timeout_s=timeout_s)
+            status, reason = self._wait(time.monotonic() + timeout_s)
             if reason != "exited" and not self.program.ended:
                 self._grounds.family.interrupt(self.program.pid)
-                self._grounds.follow(self.program, self._statuses, timeout_s=_AFTER_INTERRUPT_S)
+                status, _ = self._wait(time.monotonic() + _AFTER_INTERRUPT_S)
         finally:
             streams.forget(self._statuses)
-        status = self._take_status()
         if self.program.ended:
             return None, reason
         if status is None:
-            self._grounds.kept.pop(self.program.pidfd, None)
+            self._grounds.forget(self.program)
             self.program.end(reason)
         return status, reason
 
+    def _wait(self, until: float) -> tuple[int | None, str]:
+        """Until the status of the current text is there, or a limit is hit, or the program ends."""
+        while True:
+            timeout_s = until - time.monotonic()
+            reason = self._grounds.follow(self.program, self._statuses, timeout_s=timeout_s)
+            status = self._take_status()
+            gone = self.program.ended or self._grounds.family.status(self.program.pid) is not None
+            if status is not None or reason != "exited" or gone:
+                return status, reason
+
     def _take_status(self) -> int | None:
-        """The last number that came in on the descriptor for statuses."""
+        """The status of the current text, where it has come in."""
         said = b""
         with contextlib.suppress(BlockingIOError):
             said = os.read(self._statuses, _STATUS_BYTES)
-        last = said.split()[-1:]
-        return int(last[0]) & 0xFF if last and last[0].isdigit() else None
+        for line in said.splitlines():
+            match line.split():
+                case [number, status] if number == b"%d" % self._number and status.isdigit():
+                    return int(status) & 0xFF
+        return None
 
-    def _reply(self, status: int | None, reason: str) -> bytes:
+    def _reply(self, status: int | None, reason: str, memory_kills: int) -> bytes:
         self.program.drain()
-        used = {
-            "cpu_s": None,
-            "alive": status is not None,
-            "memory_kills": self._grounds.limits.memory_kills,
-        }
+        used = {"cpu_s": None, "alive": status is not None, "memory_kills": memory_kills}
         if status is None:
             return frames.encode({**self.program.outcome(), **used}, self.program.output())
+        if reason == "exited" and status and command.full(self._grounds):
+            reason = "disk_full"
         outcome: dict[str, object] = {"status": reason, "exit_code": status, "signal": None}
         reply = frames.encode({**outcome, **self.program.written(), **used}, self.program.output())
         self.program.next_output()
@@ -198,6 +217,12 @@ class Sessions:
         del self._sessions[frames.integer(request.meta, "session")]
         session.close()
         return frames.encode({})
+
+    def close_all(self) -> None:
+        """End every one."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
 
     def _find(self, request: frames.Frame) -> Session:
         number = frames.integer(request.meta, "session")

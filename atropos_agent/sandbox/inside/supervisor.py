@@ -44,7 +44,7 @@ class Supervisor:
         try:
             limits = set_up(self._receive().meta, outer_ids, group)
             self._control.send(_READY if group is None else _ready_in(group, limits))
-            self._serve(Grounds(self._control, limits))
+            self._serve(Grounds.untouched(self._control, limits))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
         except OSError as error:
@@ -58,7 +58,7 @@ class Supervisor:
         operations: dict[str, Callable[[frames.Frame], bytes]] = {
             "exec": lambda request: command.run(request, grounds),
             "check": lambda request: check.run(request, grounds),
-            "reset": lambda _: frames.encode({"clean": emptying.renew(grounds)}),
+            "reset": lambda _: self._reset(grounds, jobs, sessions),
             "start": jobs.start,
             "poll": jobs.poll,
             "end": jobs.end,
@@ -73,6 +73,11 @@ class Supervisor:
                 self._control.send(operation(request))
             else:
                 files.run_in_child(request, grounds)
+
+    def _reset(self, grounds: Grounds, jobs: Jobs, sessions: Sessions) -> bytes:
+        jobs.end_all()
+        sessions.close_all()
+        return frames.encode({"clean": emptying.renew(grounds)})
 
     def _next(self, grounds: Grounds) -> frames.Frame:
         frame = self._reader.take()

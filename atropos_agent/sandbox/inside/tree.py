@@ -6,27 +6,39 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 _ROUNDS = 100
 _ROUND_S = 0.001
+_CALM_ROUNDS = 2  # one look may miss a process whose parent ends meanwhile
+_THREADS = 17
 
 
 class Family:
     """Every process of this pid namespace, seen from its pid 1.
 
     A kept program is a subreaper: what it starts stays below it, however it detaches, so that whose process
-    is whose can be read off the tree of parents.
+    is whose can be read off the tree of parents. While a command runs in the foreground nothing of it ends
+    because something kept does.
     """
 
     def __init__(self) -> None:
+        """Raises RuntimeError where we are not pid 1: to end everything would end the machine's processes."""
+        if os.getpid() != 1:
+            raise RuntimeError(f"the supervisor is pid {os.getpid()}; it must be pid 1 of a namespace")
+        self._foreground: int | None = None
         self._statuses: dict[int, int | None] = {}
         self._kept: set[int] = set()
 
     def adopt(self, pid: int, *, keep: bool = False) -> None:
-        """Remember how the child `pid` ends; with `keep`, let it and its descendants outlive `end_others`."""
+        """Remember how the child `pid` ends; with `keep`, let it and its descendants outlive the foreground,
+        which it is otherwise."""
         self._statuses[pid] = None
         if keep:
             self._kept.add(pid)
+        else:
+            self._foreground = pid
 
     def status(self, pid: int) -> int | None:
         """How an adopted child ended, as waitpid tells; None while it runs."""
@@ -42,29 +54,36 @@ class Family:
         return status
 
     def release(self, pid: int) -> int:
-        """End an adopted child and what descends from it: its wait status."""
+        """End an adopted child and what descends from it: its wait status.
+
+        What a kept one has left to us after its own end goes with the foreground, if there is one. Where
+        processes multiply faster than they can be told apart, everything ends.
+        """
         self._kept.discard(pid)
-        with contextlib.suppress(ProcessLookupError):
-            if self._statuses[pid] is None:
-                os.kill(pid, signal.SIGKILL)
-        self.end_others()
+        if pid == self._foreground:
+            self._foreground = None
+        if self._foreground is not None:
+            self._end(lambda: self._tree([pid]))
+        elif any(self._statuses[kept] is None for kept in self._kept):
+            self._end(lambda: _parents().keys() - self._tree(self._kept))
+        else:
+            self.end_everything()
         status = self.wait(pid)
         del self._statuses[pid]
         return status
 
-    def end_others(self) -> None:
-        """Kill and reap every process but the kept ones; where processes multiply faster than they can be
-        told apart, everything."""
-        if any(self._statuses[pid] is None for pid in self._kept):
-            for _ in range(_ROUNDS):
-                self._reap()
-                others = self._others()
-                if not others:
-                    return
-                for pid in others:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(_ROUND_S)
+    def _end(self, doomed: Callable[[], AbstractSet[int]]) -> None:
+        calm = 0
+        for _ in range(_ROUNDS):
+            self._reap()
+            pids = doomed()
+            calm = 0 if pids else calm + 1
+            if calm == _CALM_ROUNDS:
+                return
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_ROUND_S)
         self.end_everything()
 
     def end_everything(self) -> None:
@@ -80,18 +99,19 @@ class Family:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGINT)
 
-    def _others(self) -> list[int]:
-        """Pids that descend from no kept program. The dead that nobody has reaped are left out."""
+    def _tree(self, roots: Iterable[int]) -> set[int]:
+        """The living of `roots` and of what descends from them."""
         parents = _parents()
         children: dict[int, list[int]] = {}
         for pid, parent in parents.items():
             children.setdefault(parent, []).append(pid)
-        waiting = list(self._kept)
+        found: set[int] = set()
+        waiting = list(roots)
         while waiting:
             pid = waiting.pop()
-            parents.pop(pid, None)
+            found.add(pid)
             waiting += children.get(pid, ())
-        return list(parents)
+        return found & parents.keys()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -107,12 +127,13 @@ class Family:
 
 
 def _parents() -> dict[int, int]:
-    """pid: its parent's pid, of all living processes but ourselves."""
+    """pid: its parent's pid, of all living processes but ourselves; one whose first thread alone is dead
+    lives."""
     found: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                state, parent = file.read(512).rpartition(b")")[2].split()[:2]
-                if state not in (b"Z", b"X"):
-                    found[int(name)] = int(parent)
+                fields = file.read(1024).rpartition(b")")[2].split()
+                if fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1:
+                    found[int(name)] = int(fields[1])
     return found

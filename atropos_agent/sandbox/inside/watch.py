@@ -75,8 +75,16 @@ def _memory_exceeds(limit: int) -> bool:
 
 
 def _resident(pid: str) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * _PAGE if fields else 0
+    """Of any thread: that of a process whose first thread has ended is told as 0."""
+    sizes = _read(f"/proc/{pid}/statm").split()
+    if sizes and int(sizes[1]):
+        return int(sizes[1]) * _PAGE
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return 0
+    others = [_read(f"/proc/{pid}/task/{thread}/statm").split() for thread in threads]
+    return max((int(sizes[1]) * _PAGE for sizes in others if sizes), default=0)
 
 
 def _proportional(pid: str) -> int:
