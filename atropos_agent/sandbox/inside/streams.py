@@ -15,10 +15,10 @@ class Feed:
     """What a program is still to read from a pipe of ours; a `lasting` one stays open for more."""
 
     def __init__(self, descriptor: int, *, lasting: bool) -> None:
-        self.descriptor = descriptor
-        self.rest = memoryview(b"")
-        self.lasting = lasting
-        self.ended = False
+        self.descriptor: int = descriptor
+        self.rest: memoryview[int] = memoryview(b"")
+        self.lasting: bool = lasting
+        self.ended: bool = False
 
 
 class Streams:
