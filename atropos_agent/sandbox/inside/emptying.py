@@ -13,6 +13,8 @@ from collections.abc import Callable
 from atropos_agent.sandbox.inside import linux
 from atropos_agent.sandbox.inside.grounds import Grounds
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def quiet(grounds: Grounds) -> None:
     """End everything that runs in the slot and remove all that lies outside the workspace. Raises OSError."""
@@ -56,32 +58,36 @@ def empty(directory: str) -> None:
 
     One step down or up at a time, because a path may be longer than the kernel accepts.
     """
-    os.chdir(directory)
+    here = os.open(directory, _DIRECTORY)
     try:
-        waiting = [_directories_after_removing_the_rest()]
+        waiting = [_directories_after_removing_the_rest(here)]
         names: list[str] = []
-        while True:
+        while waiting[-1] or names:
             if waiting[-1]:
                 names.append(waiting[-1].pop())
-                os.chmod(names[-1], stat.S_IRWXU)
-                os.chdir(names[-1])
-                waiting.append(_directories_after_removing_the_rest())
-            elif not names:
-                return
+                os.chmod(names[-1], stat.S_IRWXU, dir_fd=here)
+                here = _moved(here, names[-1])
+                waiting.append(_directories_after_removing_the_rest(here))
             else:
                 waiting.pop()
-                os.chdir("..")
-                os.rmdir(names.pop())
+                here = _moved(here, "..")
+                os.rmdir(names.pop(), dir_fd=here)
     finally:
-        os.chdir("/")
+        os.close(here)
 
 
-def _directories_after_removing_the_rest() -> list[str]:
+def _moved(here: int, name: str) -> int:
+    there = os.open(name, _DIRECTORY, dir_fd=here)
+    os.close(here)
+    return there
+
+
+def _directories_after_removing_the_rest(here: int) -> list[str]:
     directories: list[str] = []
-    with os.scandir(".") as entries:
+    with os.scandir(here) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
             else:
-                os.unlink(entry.name)
+                os.unlink(entry.name, dir_fd=here)
     return directories
