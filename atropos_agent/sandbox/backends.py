@@ -121,6 +121,10 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
 
     Raises SandboxUnavailable with what was probed and the remedy.
     """
+    try:
+        check_template(spec)  # no backend could mend it
+    except SandboxError as error:
+        raise SandboxUnavailable(str(error)) from error
     refusals: list[Refusal] = []
     for name in AUTO if backend == "auto" else (backend,):
         found = await attempt(name, spec)

@@ -13,7 +13,15 @@ from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox import ExecStatus, Sandbox, SandboxPool
 from tests.sandbox.conftest import ISOLATED as KINDS
 from tests.sandbox.conftest import NATIVE, Driver
-from tests.sandbox.traces import command_line, descendants, is_running, parent_of, supervisor_of, traces
+from tests.sandbox.traces import (
+    command_line,
+    descendants,
+    is_running,
+    parent_of,
+    supervisor_of,
+    survivors,
+    traces,
+)
 
 pytestmark = pytest.mark.integration
 BACKENDS = ["native", "bubblewrap", "local"]
@@ -205,11 +213,7 @@ async def test_sigkill_of_the_trainer_leaves_nothing(package_root, kind):
         await asyncio.sleep(0.02)
     family = descendants(driver.pid)
     driver.kill()
-    for _ in range(50):
-        if not any(map(is_running, family)):
-            break
-        await asyncio.sleep(0.02)
-    assert {command_line(pid) for pid in family if is_running(pid)} == set()
+    assert await asyncio.to_thread(survivors, family) == set()
     with pytest.raises(ValueError, match="Expecting value"):
         await running
 
@@ -236,11 +240,7 @@ def test_a_trainer_killed_while_it_makes_sandboxes_leaves_nothing(package_root, 
         family = descendants(trainer.pid)
         trainer.kill()
     assert family
-    for _ in range(100):
-        if not any(map(is_running, family)):
-            break
-        time.sleep(0.02)
-    assert {command_line(pid) for pid in family if is_running(pid)} == set()
+    assert survivors(family, within_s=2) == set()
 
 
 @pytest.mark.parametrize("kind", NATIVE)
@@ -252,10 +252,6 @@ async def test_a_stopped_sandbox_does_not_outlive_a_killed_trainer(package_root,
     os.kill(supervisor_of("987.75"), signal.SIGSTOP)
     family = descendants(driver.pid)
     driver.kill()
-    for _ in range(50):
-        if not any(map(is_running, family)):
-            break
-        await asyncio.sleep(0.02)
-    assert {command_line(pid) for pid in family if is_running(pid)} == set()
+    assert await asyncio.to_thread(survivors, family) == set()
     with pytest.raises(ValueError, match="Expecting value"):
         await running

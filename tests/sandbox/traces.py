@@ -1,6 +1,7 @@
 """What a pool could leave behind: processes, cgroups, directories, mounts, descriptors."""
 
 import os
+import time
 from pathlib import Path
 
 from atropos_agent.sandbox.cgroup import find_memory_groups
@@ -46,6 +47,15 @@ def supervisor_of(argument):
     expected = b"sleep\0" + argument.encode() + b"\0"
     (sleeper,) = (pid for pid in descendants() if command_line(pid) == expected)
     return parent_of(parent_of(sleeper))
+
+
+def survivors(family, within_s=1.0):
+    """The command lines of those of `family` that still run after that time."""
+    for _ in range(int(within_s / 0.02)):
+        if not any(map(is_running, family)):
+            break
+        time.sleep(0.02)
+    return {command_line(pid) for pid in family if is_running(pid)}
 
 
 def groups():
