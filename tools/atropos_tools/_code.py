@@ -10,13 +10,14 @@ from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, Sandbox, Session, SessionKind
 from atropos_agent.toolset import ToolContext, ToolSchema, failure
 from atropos_agent.trajectory import Json, ToolResult
+from atropos_tools._base import SandboxTool
 from atropos_tools._output import streams
 
 _LEAST_TIMEOUT_S = 0.01
 _LONGEST_TIMEOUT_S = 600.0
 
 
-class CodeTool:
+class CodeTool(SandboxTool):
     """Runs its one argument with a fresh `/bin/sh`, or in the rollout's session of `kind`.
 
     A call may take `timeout_s` (at most 600), less where the rollout ends earlier. Output is shown within
@@ -37,20 +38,10 @@ class CodeTool:
         self._timeout_s = timeout_s
         self._max_output_bytes = max_output_bytes
 
-    @property
-    def schema(self) -> ToolSchema:
-        """Name and arguments."""
-        return self._schema
-
-    def is_available(self) -> tuple[bool, str]:
-        """Always: whether there is a sandbox is a matter of the call."""
-        return True, ""
-
-    async def execute(self, arguments: Mapping[str, Json], context: ToolContext) -> ToolResult:
-        """Run it. Raises SandboxLost, SandboxError where the backend has no sessions."""
-        sandbox, text = context.sandbox, str(arguments[self._argument])
-        if sandbox is None:
-            return failure(f"{self._schema.name} needs a sandbox, and this rollout has none")
+    async def _execute_in(
+        self, sandbox: Sandbox, arguments: Mapping[str, Json], context: ToolContext
+    ) -> ToolResult:
+        text = str(arguments[self._argument])
         if "\0" in text:
             return failure(f"the {self._argument} holds a NUL byte, which cannot be run")
         limit_s = time_left_s(self._timeout_s, context)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import shlex
 from collections.abc import Awaitable, Mapping
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from atropos_agent.errors import SandboxLost
 from atropos_agent.sandbox.protocol import WORKSPACE, ExecStatus, Sandbox
 from atropos_agent.toolset import ToolContext, ToolSchema, failure
 from atropos_agent.trajectory import Json, ToolResult
+from atropos_tools._base import SandboxTool
 from atropos_tools._output import to_text
 
 MAX_FILE_BYTES = 100_000
@@ -25,26 +26,14 @@ class _RefusedError(Exception):
     """The call cannot be done; the text says why."""
 
 
-class _FileTool:
-    """What the file tools share: a sandbox is there, and a refusal is an observation."""
+class _FileTool(SandboxTool):
+    """What the file tools share: a refusal is an observation."""
 
-    _schema: ClassVar[ToolSchema]
-
-    @property
-    def schema(self) -> ToolSchema:
-        """Name and arguments."""
-        return self._schema
-
-    def is_available(self) -> tuple[bool, str]:
-        """Always: whether there is a sandbox is a matter of the call."""
-        return True, ""
-
-    async def execute(self, arguments: Mapping[str, Json], context: ToolContext) -> ToolResult:
-        """Do it. Raises SandboxLost."""
-        if context.sandbox is None:
-            return failure(f"{self._schema.name} needs a sandbox, and this rollout has none")
+    async def _execute_in(
+        self, sandbox: Sandbox, arguments: Mapping[str, Json], context: ToolContext
+    ) -> ToolResult:
         try:
-            output = await self._act(arguments, context.sandbox)
+            output = await self._act(arguments, sandbox)
         except _RefusedError as refusal:
             return failure(str(refusal))
         return ToolResult(success=True, output=output)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from atropos_agent.sandbox.protocol import Job
+from atropos_agent.sandbox.protocol import Job, Sandbox
 from atropos_agent.toolset import ToolContext, ToolSchema, failure
 from atropos_agent.trajectory import Json, ToolResult
+from atropos_tools._base import SandboxTool
 from atropos_tools._code import time_left_s
 from atropos_tools._tmux import COLUMNS, KEYS, ROWS, ScreenError, Tmux, View, is_key
 
@@ -27,7 +28,7 @@ _JOB = "screen"
 _NOTHING = "nothing is on the screen; begin with action start and a command"
 
 
-class Screen:
+class Screen(SandboxTool):
     """Runs one program at a time in a terminal of 80 columns and 24 rows, and shows what is on it.
 
     After `start` and `send` it waits until the screen has changed and come to rest, at most `wait_s`. `tmux`
@@ -64,25 +65,19 @@ class Screen:
             required=("action",),
         )
 
-    @property
-    def schema(self) -> ToolSchema:
-        """Name and arguments."""
-        return self._schema
-
     def is_available(self) -> tuple[bool, str]:
         """Whether this machine has tmux."""
         if Path(self._tmux).exists():
             return True, ""
         return False, f"there is no {self._tmux}; install tmux on the machine that runs the sandboxes"
 
-    async def execute(self, arguments: Mapping[str, Json], context: ToolContext) -> ToolResult:
-        """Do what `action` says. Raises SandboxLost, SandboxError where the backend has no jobs."""
-        if context.sandbox is None:
-            return failure("screen needs a sandbox, and this rollout has none")
+    async def _execute_in(
+        self, sandbox: Sandbox, arguments: Mapping[str, Json], context: ToolContext
+    ) -> ToolResult:
         if problem := _problem(arguments):
             return failure(problem)
         try:
-            return await self._act(arguments, Tmux(self._tmux, context.sandbox), context)
+            return await self._act(arguments, Tmux(self._tmux, sandbox), context)
         except ScreenError as error:
             return failure(str(error))
 
