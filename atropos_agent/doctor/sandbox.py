@@ -12,7 +12,7 @@ from atropos_agent.errors import SandboxError
 from atropos_agent.sandbox.backends import AUTO, BACKENDS, Launcher, Refusal, attempt, check_backend
 from atropos_agent.sandbox.cgroup import probe_memory_groups
 from atropos_agent.sandbox.engine import DOCKER, PODMAN, Engine
-from atropos_agent.sandbox.protocol import Isolation
+from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
 from atropos_agent.sandbox.remedy import in_container, kernel_settings, remedies
 from atropos_agent.sandbox.requirements import LIMITS, MEMORY_CURE, Strength, in_force, strength
 
@@ -106,7 +106,8 @@ def judge_sandboxes(found: Sequence[BackendFound], asked: str | None) -> Verdict
 async def _examine(backend: str, image: str, lure: Bait) -> BackendFound:
     if backend in ENGINES and not image:
         return BackendFound(backend, await _without_image(ENGINES[backend]))
-    opened = await attempt(backend, replace(SMALL, image=image if backend in ENGINES else ""))
+    spec = replace(SMALL, image=image if backend in ENGINES else "")
+    opened = await attempt(backend, spec)
     if isinstance(opened, Refusal):
         return BackendFound(backend, opened)
     launcher, slot = opened
@@ -115,7 +116,7 @@ async def _examine(backend: str, image: str, lure: Bait) -> BackendFound:
         await slot.close()
         others = (limit for limit in isolation.limits if limit not in PROBES)
         names = (*PROBES, *(limit for limit in others if in_force(isolation, limit) != Strength.NONE))
-        limits = [await _limit(name, launcher, isolation, lure) for name in names]
+        limits = [await _limit(name, launcher, spec_for(name, spec), isolation, lure) for name in names]
     finally:
         await launcher.close()
     return BackendFound(backend, None, tuple(limits), isolation.unsafe)
@@ -129,13 +130,21 @@ async def _without_image(engine: Engine) -> Refusal:
     return Refusal(engine.name, f"it serves, and runs images: try one with `{IMAGE_NEEDED}`", IMAGE_NEEDED)
 
 
-async def _limit(name: str, launcher: Launcher, isolation: Isolation, lure: Bait) -> LimitFound:
+def spec_for(probe: str, spec: SandboxSpec) -> SandboxSpec:
+    """What the sandbox of a probe is: CPU time is limited for its own alone, since a process that is at the
+    end of its memory can use a lot of it before it is killed."""
+    return spec if probe == "cpu" else replace(spec, cpu_s=None)
+
+
+async def _limit(
+    name: str, launcher: Launcher, spec: SandboxSpec, isolation: Isolation, lure: Bait
+) -> LimitFound:
     mechanism = in_force(isolation, name) if name in LIMITS else ""
     if name not in PROBES:
         return LimitFound(mechanism, Check(name, Grade.UNKNOWN, "not tried"))
     if isolation.unsafe and name not in HARMLESS:
         return LimitFound(mechanism, Check(name, Grade.LOSS, "not tried, since nothing holds it"))
-    found = await _tried(PROBES[name], name, launcher, lure)
+    found = await _tried(PROBES[name], name, launcher, spec, lure)
     if isolation.unsafe and found.grade is Grade.BAD:
         return LimitFound(mechanism, replace(found, grade=Grade.LOSS))
     return LimitFound(mechanism, _weighed(found, mechanism))
@@ -155,10 +164,10 @@ def _weighed(found: Check, mechanism: str) -> Check:
     return found
 
 
-async def _tried(probe: Probe, name: str, launcher: Launcher, lure: Bait) -> Check:
+async def _tried(probe: Probe, name: str, launcher: Launcher, spec: SandboxSpec, lure: Bait) -> Check:
     """The probe's finding in a sandbox of its own, or what stopped it."""
     try:
-        slot = await launcher.launch()
+        slot = await launcher.launch(spec)
         try:
             return await probe(slot, lure)
         finally:

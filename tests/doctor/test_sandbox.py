@@ -3,8 +3,8 @@
 import pytest
 
 from atropos_agent.doctor import Check, Grade, examine_kernel, examine_sandboxes, judge_sandboxes
-from atropos_agent.doctor.sandbox import BROKEN
-from atropos_agent.doctor.sandbox_probes import PROBES, bait
+from atropos_agent.doctor.sandbox import BROKEN, spec_for
+from atropos_agent.doctor.sandbox_probes import PROBES, SMALL, bait
 from atropos_agent.errors import ConfigError
 from atropos_agent.sandbox import Isolation
 from atropos_agent.sandbox import backends as backends_module
@@ -123,3 +123,7 @@ def test_bait_is_gone_afterwards():
     with bait() as lure:
         assert lure.file.read_text() == lure.token
     assert not lure.file.exists()
+
+
+def test_no_other_probe_is_stopped_by_the_cpu_limit():
+    assert {name for name in PROBES if spec_for(name, SMALL).cpu_s is not None} == {"cpu"}
