@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import posixpath
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,8 @@ def configuration(spec: SandboxSpec, *, watch_memory: bool, overlay: bool = Fals
         "watch_memory": watch_memory,
         "processes": spec.processes,
         "file_bytes": spec.file_bytes,
+        "output_kept": spec.output_kept_bytes,
+        "output_limit": spec.output_limit_bytes,
         "binds": resolved_binds(spec),
         "template": str(Path(spec.template).resolve()) if overlay else "",
     }
@@ -162,9 +165,14 @@ class SupervisedSandbox(WorkspaceFiles):
         """See `Sandbox.check`."""
         check_command(command, timeout_s=timeout_s, env=None, cwd=WORKSPACE)
         contents = check_files(files)
-        meta, script = self._described(command, stdin=None, env=None, cwd=WORKSPACE)
-        meta |= {"op": "check", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
-        meta["files"] = [[name, len(data)] for name, data in contents.items()]
+        script = command.encode("utf-8", "surrogatepass")
+        meta: dict[str, object] = {
+            "op": "check",
+            "timeout_s": timeout_s,
+            "cpu_s": self._spec.cpu_s,
+            "script": len(script),
+            "files": [[name, len(data)] for name, data in contents.items()],
+        }
         payload = b"".join((script, *contents.values()))
         return (await self.run(meta, payload, timeout_s=timeout_s))[0]
 
@@ -244,16 +252,17 @@ class SupervisedSandbox(WorkspaceFiles):
     def _described(
         self, command: str, *, stdin: bytes | None, env: Mapping[str, str] | None, cwd: str
     ) -> tuple[dict[str, object], bytes]:
+        """What a supervisor is told of a program: what is not said has its default."""
         script = command.encode("utf-8", "surrogatepass")
-        meta: dict[str, object] = {
-            "script": len(script),
-            "stdin": stdin is not None,
-            "cwd": cwd,
-            "env": dict(env or {}),
-            "output_kept": self._spec.output_kept_bytes,
-            "output_limit": self._spec.output_limit_bytes,
-        }
-        return meta, script + (stdin or b"")
+        meta: dict[str, object] = {}
+        if cwd != WORKSPACE:
+            meta["cwd"] = posixpath.join(WORKSPACE, cwd)
+        if env:
+            meta["env"] = dict(env)
+        if stdin is None:
+            return meta, script
+        meta["script"] = len(script)
+        return meta, script + stdin
 
     def _distrust(self, reason: str) -> None:
         self._link.abandon(reason)

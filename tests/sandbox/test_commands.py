@@ -36,6 +36,13 @@ async def test_env_and_cwd_are_those_asked_for(any_sandbox):
     assert result.stdout.endswith("/a dir\né $HOME".encode())
 
 
+async def test_a_relative_cwd_starts_at_the_workspace_wherever_the_last_command_was(any_sandbox):
+    await any_sandbox.exec("mkdir -p a/b")
+    await any_sandbox.exec("true", cwd="/workspace/a")
+    assert (await any_sandbox.exec("pwd", cwd="a/b")).stdout.endswith(b"/a/b\n")
+    assert (await any_sandbox.exec("ls")).stdout == b"a\n"
+
+
 async def test_a_directory_that_is_not_there_is_the_commands_failure(any_sandbox):
     result = await any_sandbox.exec("true", cwd="/workspace/missing")
     assert (result.status, result.exit_code) == (ExecStatus.NONZERO, 126)

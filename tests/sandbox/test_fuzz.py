@@ -279,15 +279,14 @@ async def test_a_slot_answers_every_file_request_and_lives_on():
 
 
 COMMANDS = [
-    {"op": "exec", "script": 4, "stdin": False, "cwd": "/", "env": {}, "timeout_s": 1, "cpu_s": None},
+    {"op": "exec", "script": 4, "cwd": "/", "env": {}, "timeout_s": 1, "cpu_s": None},
     {"op": "check", "script": 4, "files": [["a", 1]], "timeout_s": 1, "cpu_s": None},
-    {"op": "start", "script": 4, "stdin": True, "cwd": "/", "env": {}},
-    {"op": "open_session", "kind": "shell", "script": 0, "stdin": False, "cwd": "/", "env": {}},
+    {"op": "start", "script": 4, "cwd": "/", "env": {}},
+    {"op": "open_session", "kind": "shell", "cwd": "/", "env": {}},
     {"op": "run_in_session", "session": 1, "timeout_s": 1},
     {"op": "poll", "job": 1},
     {"op": "reset"},
 ]
-BUDGET = {"output_kept": 1000, "output_limit": 100_000}
 
 
 async def test_a_slot_that_is_sent_anything_answers_or_ends():
@@ -299,7 +298,7 @@ async def test_a_slot_that_is_sent_anything_answers_or_ends():
 
     async def send():
         slot = await launcher.launch()
-        stream = b"".join(odd_frame(rng, [{**meta, **BUDGET} for meta in COMMANDS]) for _ in range(3))
+        stream = b"".join(odd_frame(rng, COMMANDS) for _ in range(3))
         heard = asyncio.get_running_loop().create_future()
         slot._link._reply = heard
         slot._link._transport.write(stream)

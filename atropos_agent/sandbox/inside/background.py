@@ -24,7 +24,7 @@ class Jobs:
     def start(self, request: frames.Frame) -> bytes:
         """Start one: the reply names it. Raises FrameError."""
         start = Start.asked_for(request)
-        program = self._grounds.program(request)
+        program = self._grounds.program()
         try:
             if len(self._jobs) >= _MOST:
                 raise OSError(errno.EAGAIN, f"{_MOST} background jobs run or were never looked at")

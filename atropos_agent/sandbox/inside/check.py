@@ -37,7 +37,7 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
     script = frames.integer(request.meta, "script")
     _write(request, script)
     start = Start(request.payload[:script], FILES, {**ENVIRONMENT, **_ENVIRONMENT}, None)
-    program = grounds.program(request)
+    program = grounds.program()
     try:
         program.fork(start, keep=False, prepare=_confine)
     except (OSError, ValueError) as error:

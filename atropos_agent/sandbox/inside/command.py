@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from atropos_agent.sandbox.inside import frames, watch
+from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.grounds import TEMPORARY, Grounds
 from atropos_agent.sandbox.inside.program import Program, Start
 
@@ -18,7 +18,7 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
         start = start._replace(
             script=b"ulimit -t %d;" % math.ceil(frames.number(request.meta, "cpu_s")) + start.script
         )
-    program = grounds.program(request)
+    program = grounds.program()
     try:
         program.spawn(start)
     except (OSError, ValueError) as error:
@@ -30,14 +30,14 @@ def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
     """Follow a program to its end: the reply. Raises HostGoneError, FrameError."""
     meta = request.meta
     cpu_s = math.inf if meta.get("cpu_s") is None else frames.number(meta, "cpu_s")
-    used_s, kills = watch.cpu_of_the_dead_s(), grounds.limits.memory_kills
+    used_s, kills = grounds.family.used_s, grounds.limits.memory_kills
     if not program.ended:
         reason = grounds.follow(
             program, program.pidfd, timeout_s=frames.number(meta, "timeout_s"), cpu_s=cpu_s
         )
         program.end(reason)
     outcome = program.outcome()
-    outcome["cpu_s"] = watch.cpu_of_the_dead_s() - used_s
+    outcome["cpu_s"] = grounds.family.used_s - used_s
     outcome["memory_kills"] = grounds.limits.memory_kills - kills
     if outcome["status"] == "exited" and outcome["exit_code"] and full(grounds):
         outcome["status"] = "disk_full"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from atropos_agent.sandbox.inside import frames, watch
+from atropos_agent.sandbox.inside import watch
 from atropos_agent.sandbox.inside.control import HANG_UP, Control, HostGoneError
 from atropos_agent.sandbox.inside.program import Program
 from atropos_agent.sandbox.inside.streams import Streams
@@ -27,24 +27,22 @@ class Grounds:
     host: Control
     limits: watch.Limits
     modes: dict[str, int]
+    family: Family
     streams: Streams = field(default_factory=Streams)
-    family: Family = field(default_factory=Family)
     kept: dict[int, Program] = field(default_factory=dict[int, Program])
 
     @classmethod
-    def untouched(cls, host: Control, limits: watch.Limits) -> Grounds:
-        """Those of a slot in which nothing has run yet. Raises RuntimeError where we are not pid 1."""
+    def untouched(cls, host: Control, limits: watch.Limits, family: Family) -> Grounds:
+        """Those of a slot in which nothing has run yet."""
         present = [path for path in (limits.workspace, *TEMPORARY, _QUEUES) if os.path.isdir(path)]
-        return cls(host, limits, {path: stat.S_IMODE(os.stat(path).st_mode) for path in present})
+        modes = {path: stat.S_IMODE(os.stat(path).st_mode) for path in present}
+        grounds = cls(host, limits, modes, family)
+        grounds.streams.watch(host.requests, HANG_UP)
+        return grounds
 
-    def program(self, request: frames.Frame) -> Program:
-        """One with the output limits of a request, not yet started. Raises FrameError."""
-        return Program(
-            self.streams,
-            self.family,
-            output_kept=frames.integer(request.meta, "output_kept"),
-            output_limit=frames.integer(request.meta, "output_limit"),
-        )
+    def program(self) -> Program:
+        """One that is not yet started."""
+        return Program(self.streams, self.family, self.limits)
 
     def keep(self, program: Program) -> None:
         """Let a started program go on between commands, within the limits."""
@@ -56,15 +54,19 @@ class Grounds:
             del self.kept[program.pidfd]
 
     def idle(self) -> None:
-        """Serve the kept programs until the host asks for something."""
+        """Serve the kept programs, while there are any, until the host asks for something."""
+        if not self.kept:
+            return
         self.streams.watch(self.host.requests)
-        while True:
-            watched = self.kept and self.limits.watched
-            for descriptor in self.streams.wait(watch.PERIOD_S if watched else None):
+        asked = False
+        while self.kept and not asked:
+            for descriptor in self.streams.wait(watch.PERIOD_S if self.limits.watched else None):
                 if descriptor == self.host.requests:
-                    return
-                self._ended(descriptor)
+                    asked = True
+                else:
+                    self._ended(descriptor)
             self._enforce()
+        self.streams.watch(self.host.requests, HANG_UP)
 
     def follow(self, program: Program, awaited: int, *, timeout_s: float, cpu_s: float = math.inf) -> str:
         """Serve the slot until `awaited` is ready, or `program` has ended ("exited"), or a limit is hit (its
@@ -72,16 +74,16 @@ class Grounds:
 
         `cpu_s` is what may be used by what runs now, infinite for no limit. Raises HostGoneError.
         """
-        self.streams.watch(self.host.requests, HANG_UP)
-        cpu_exceeded = _cpu_meter(cpu_s)
+        cpu_exceeded = self._cpu_meter(cpu_s)
+        period_s = watch.PERIOD_S if cpu_exceeded or self.limits.watched or self.kept else math.inf
         now = time.monotonic()
-        until, next_check = now + timeout_s, now + watch.PERIOD_S
+        until, next_check = now + timeout_s, now + period_s
         while now < until:
             if now >= next_check:
-                reason = self._enforce() or cpu_exceeded()
+                reason = self._enforce() or ("timeout" if cpu_exceeded and cpu_exceeded() else "")
                 if reason:
                     return reason
-                next_check = now + watch.PERIOD_S
+                next_check = now + period_s
             for descriptor in self.streams.wait(min(until, next_check) - now):
                 if descriptor == self.host.requests:
                     raise HostGoneError
@@ -120,12 +122,9 @@ class Grounds:
             self.end_kept(reason)
         return reason
 
-
-def _cpu_meter(cpu_s: float) -> Callable[[], str]:
-    """Tells, from now on, whether more than `cpu_s` was used: "timeout", or ""."""
-    if cpu_s == math.inf:
-        return lambda: ""
-    before_s = watch.cpu_of_the_dead_s() + watch.cpu_of_the_living_s()
-    return lambda: (
-        "timeout" if watch.cpu_of_the_dead_s() + watch.cpu_of_the_living_s() - before_s > cpu_s else ""
-    )
+    def _cpu_meter(self, cpu_s: float) -> Callable[[], bool] | None:
+        """Tells, from now on, whether more than `cpu_s` was used; None where that is no limit."""
+        if cpu_s == math.inf:
+            return None
+        before_s = self.family.used_s + watch.cpu_of_the_living_s()
+        return lambda: self.family.used_s + watch.cpu_of_the_living_s() - before_s > cpu_s

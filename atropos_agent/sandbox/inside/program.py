@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -13,11 +12,13 @@ from typing import NamedTuple
 
 from atropos_agent.sandbox.inside import frames, linux
 from atropos_agent.sandbox.inside.capture import Capture
+from atropos_agent.sandbox.inside.rootfs import WORKSPACE
 from atropos_agent.sandbox.inside.streams import Feed, Streams
 from atropos_agent.sandbox.inside.tree import Family
+from atropos_agent.sandbox.inside.watch import Limits
 
 ENVIRONMENT = {
-    "HOME": "/workspace",
+    "HOME": WORKSPACE,
     "LANG": "C.UTF-8",
     "LOGNAME": "sandbox",
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -35,7 +36,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Start(NamedTuple):
-    """What to run and where. `script` goes to a fresh shell."""
+    """What to run and where. `script` goes to a fresh shell, `stdin` to what it runs."""
 
     script: bytes
     directory: str
@@ -44,32 +45,30 @@ class Start(NamedTuple):
 
     @classmethod
     def asked_for(cls, request: frames.Frame) -> Start:
-        """As a request says it. Raises FrameError."""
+        """As a request says it: stdin is what follows the script. Raises FrameError."""
         meta, payload = request
-        script = payload[: frames.integer(meta, "script")]
         overrides = meta.get("env")
-        return cls(
-            script,
-            frames.text(meta, "cwd"),
-            {**ENVIRONMENT, **(overrides if isinstance(overrides, dict) else {})},
-            payload[len(script) :] if meta.get("stdin") else None,
-        )
+        environment = {**ENVIRONMENT, **overrides} if isinstance(overrides, dict) else ENVIRONMENT
+        directory = frames.text(meta, "cwd") if "cwd" in meta else WORKSPACE
+        if "script" not in meta:
+            return cls(payload, directory, environment, None)
+        cut = frames.integer(meta, "script")
+        return cls(payload[:cut], directory, environment, payload[cut:])
 
 
 class Program:
     """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`."""
 
-    def __init__(self, streams: Streams, family: Family, *, output_kept: int, output_limit: int) -> None:
+    def __init__(self, streams: Streams, family: Family, limits: Limits) -> None:
         self._streams = streams
         self._family = family
-        self._kept_bytes = output_kept
-        self.output_limit: int = output_limit
+        self._limits = limits
         self.reason: str = "exited"
         self.started: float = time.monotonic()
         self.pid: int = 0
         self.pidfd: int = -1
-        self.stdout: Capture = Capture(output_kept)
-        self.stderr: Capture = Capture(output_kept)
+        self.stdout: Capture = Capture(limits.output_kept)
+        self.stderr: Capture = Capture(limits.output_kept)
         self._readers: list[int] = []
         self._feeds: list[Feed] = []
         self._wait_status: int | None = None
@@ -77,7 +76,7 @@ class Program:
     @property
     def too_loud(self) -> bool:
         """True where more was written than is allowed."""
-        return self.stdout.total + self.stderr.total > self.output_limit
+        return self.stdout.total + self.stderr.total > self._limits.output_limit
 
     @property
     def ended(self) -> bool:
@@ -90,7 +89,7 @@ class Program:
         try:
             arguments = self._shell(start.script, theirs)
             os.chdir(start.directory)
-            try:
+            with self._family.expendable:
                 self.pid = os.posix_spawn(
                     "/bin/sh",
                     arguments,
@@ -99,8 +98,6 @@ class Program:
                     setpgroup=0,
                     setsigdef=_RESET,
                 )
-            finally:
-                os.chdir("/")
         finally:
             _close(theirs)
         self._family.adopt(self.pid)
@@ -125,9 +122,10 @@ class Program:
         arguments = arguments or self._shell(start.script, theirs)
         trouble, report = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.fork()
-            if pid == 0:
-                _become(arguments, start, theirs, prepare, report)
+            with self._family.expendable:
+                pid = os.fork()
+                if pid == 0:
+                    _become(arguments, start, theirs, prepare, report)
         except BaseException:
             os.close(trouble)
             raise
@@ -146,7 +144,7 @@ class Program:
     def next_output(self) -> None:
         """Let what is written from now on be captured apart, and time start anew."""
         self.started = time.monotonic()
-        self.stdout, self.stderr = Capture(self._kept_bytes), Capture(self._kept_bytes)
+        self.stdout, self.stderr = Capture(self._limits.output_kept), Capture(self._limits.output_kept)
         for reader, capture in zip(self._readers, (self.stdout, self.stderr), strict=True):
             self._streams.redirect(reader, capture)
 
@@ -180,7 +178,7 @@ class Program:
     def written(self) -> dict[str, object]:
         """The reply fields about output and time."""
         return {
-            "stdout": min(self.stdout.total, self._kept_bytes),
+            "stdout": min(self.stdout.total, self._limits.output_kept),
             "stdout_bytes": self.stdout.total,
             "stderr_bytes": self.stderr.total,
             "duration_s": time.monotonic() - self.started,
@@ -200,13 +198,6 @@ class Program:
     def _started(self) -> None:
         self.pidfd = os.pidfd_open(self.pid)
         self._streams.watch(self.pidfd)
-        # Under memory pressure the kernel shall choose a command and not the supervisor.
-        with contextlib.suppress(OSError):
-            descriptor = os.open(f"/proc/{self.pid}/oom_score_adj", os.O_WRONLY)
-            try:
-                os.write(descriptor, b"1000")
-            finally:
-                os.close(descriptor)
 
     def _open(self, stdin: bytes | None) -> dict[int, int]:
         """The program's ends of its streams, by number."""

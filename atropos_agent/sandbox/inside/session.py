@@ -91,7 +91,7 @@ class Session:
         self._grounds = grounds
         self._number = 0
         self._in_lines = frames.text(request.meta, "kind") == "shell"
-        self.program: Program = grounds.program(request)
+        self.program: Program = grounds.program()
         start = Start.asked_for(request)
         self._feed: Feed
         self._feed, texts = grounds.streams.open_feed(b"", lasting=True)

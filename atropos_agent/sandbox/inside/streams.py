@@ -57,8 +57,8 @@ class Streams:
 
     def end_capture(self, reader: int) -> None:
         """Read no more from a pipe."""
-        if self._captures.pop(reader, None) is not None:
-            self._poller.unregister(reader)
+        if reader in self._captures:
+            self._at_end(reader)
         os.close(reader)
 
     def open_feed(self, data: bytes, *, lasting: bool = False) -> tuple[Feed, int]:
@@ -88,9 +88,12 @@ class Streams:
         ready."""
         timeout_ms = None if timeout_s is None else max(1, math.ceil(timeout_s * 1000))
         ready: list[int] = []
-        for descriptor, _ in self._poller.poll(timeout_ms):
+        for descriptor, events in self._poller.poll(timeout_ms):
             if descriptor in self._captures:
-                self._read_some(descriptor)
+                if events & select.POLLIN:
+                    self._read_some(descriptor)
+                else:
+                    self._at_end(descriptor)
             elif descriptor in self._feeds:
                 self._write_some(self._feeds[descriptor])
             else:
@@ -104,11 +107,14 @@ class Streams:
         except BlockingIOError:
             return False
         if not chunk:
-            self._poller.unregister(reader)
-            del self._captures[reader]
+            self._at_end(reader)
             return False
         self._captures[reader].add(chunk)
         return True
+
+    def _at_end(self, reader: int) -> None:
+        self._poller.unregister(reader)
+        del self._captures[reader]
 
     def _write_some(self, feed: Feed) -> None:
         try:

@@ -24,6 +24,7 @@ from atropos_agent.sandbox.inside.control import Control, HostGoneError
 from atropos_agent.sandbox.inside.engine import EngineGroup
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.session import Sessions
+from atropos_agent.sandbox.inside.tree import Family
 
 _READY = frames.encode({"ready": True})
 
@@ -42,9 +43,9 @@ class Supervisor:
         `group` is for a container.
         """
         try:
-            limits = set_up(self._receive().meta, outer_ids, group)
+            limits, family = set_up(self._receive().meta, outer_ids, group)
             self._control.send(_READY if group is None else _ready_in(group, limits))
-            self._serve(Grounds.untouched(self._control, limits))
+            self._serve(Grounds.untouched(self._control, limits, family))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
         except OSError as error:
@@ -104,8 +105,9 @@ class Supervisor:
 
 def set_up(
     meta: dict[str, object], outer_ids: tuple[int, int] | None, group: EngineGroup | None
-) -> watch.Limits:
-    """Make this process pid 1 of a slot as configured: the limits that are left to watch. Raises OSError."""
+) -> tuple[watch.Limits, Family]:
+    """Make this process pid 1 of a slot as configured: the limits that are left to watch, and who lives
+    there. Raises OSError, FrameError; RuntimeError where we are not pid 1."""
     os.umask(0o022)
     # One session per slot: where the kernel schedules by session, slots share fairly, and a command does not
     # wait until a session of its own gets its turn. A container engine has made one.
@@ -130,18 +132,22 @@ def set_up(
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
+    family = Family()
     confine.confine(
         # Elsewhere than in namespaces of our own, the kernel counts all containers of the uid together.
         processes=None if group and group.holds_processes(processes) else processes,
         file_bytes=frames.integer(meta, "file_bytes"),
         unseen_memory=not watched,
     )
-    return watch.Limits(
+    limits = watch.Limits(
         workspace=rootfs.WORKSPACE,
         memory_bytes=memory_bytes if watched else None,
         inodes=None if os.statvfs(rootfs.WORKSPACE).f_files == inodes else inodes,
+        output_kept=frames.integer(meta, "output_kept"),
+        output_limit=frames.integer(meta, "output_limit"),
         group=group,
     )
+    return limits, family
 
 
 def _ready_in(group: EngineGroup, limits: watch.Limits) -> bytes:

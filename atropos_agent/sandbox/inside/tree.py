@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+
+from atropos_agent.sandbox.inside.oom import Expendable
 
 _ROUNDS = 100
 _ROUND_S = 0.001
@@ -20,13 +23,17 @@ class Family:
 
     A kept program is a subreaper: what it starts stays below it, however it detaches, so that whose process
     is whose can be read off the tree of parents. While a command runs in the foreground nothing of it ends
-    because something kept does.
+    because something kept does. `used_s` is the CPU time of all that was ever reaped, with what that had
+    reaped itself; what is started with `expendable` shall die for want of memory before we do.
     """
 
     def __init__(self) -> None:
-        """Raises RuntimeError where we are not pid 1: to end everything would end the machine's processes."""
+        """To be made before the process may no longer be looked at. Raises RuntimeError where we are not
+        pid 1: to end everything would end the machine's processes."""
         if os.getpid() != 1:
             raise RuntimeError(f"the supervisor is pid {os.getpid()}; it must be pid 1 of a namespace")
+        self.used_s: float = 0.0
+        self.expendable: Expendable = Expendable()
         self._foreground: int | None = None
         self._statuses: dict[int, int | None] = {}
         self._kept: set[int] = set()
@@ -50,7 +57,8 @@ class Family:
         """Wait until an adopted child has ended: its wait status."""
         status = self._statuses[pid]
         if status is None:
-            status = self._statuses[pid] = os.waitpid(pid, 0)[1]
+            _, status, usage = os.wait4(pid, 0)
+            self._note(pid, status, usage)
         return status
 
     def release(self, pid: int) -> int:
@@ -64,7 +72,7 @@ class Family:
             self._foreground = None
         if self._foreground is not None:
             self._end(lambda: self._tree([pid]))
-        elif any(self._statuses[kept] is None for kept in self._kept):
+        elif self._kept and any(self._statuses[kept] is None for kept in self._kept):
             self._end(lambda: _parents().keys() - self._tree(self._kept))
         else:
             self.end_everything()
@@ -88,11 +96,12 @@ class Family:
 
     def end_everything(self) -> None:
         """Kill and reap every process of this namespace but ourselves."""
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(-1, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
             while True:
-                self._note(*os.waitpid(-1, 0))
+                self._note(*os.wait4(-1, 0))
+        except (ProcessLookupError, ChildProcessError):  # there is nothing; there is nothing any more
+            return
 
     def interrupt(self, pid: int) -> None:
         """What ^C would do to the process group of `pid`."""
@@ -116,12 +125,13 @@ class Family:
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                self._note(pid, status)
+                self._note(pid, status, usage)
 
-    def _note(self, pid: int, status: int) -> None:
+    def _note(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
+        self.used_s += usage.ru_utime + usage.ru_stime
         if pid in self._statuses:
             self._statuses[pid] = status
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +15,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup."""
+    """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup.
+
+    Of what a program writes, `output_kept` bytes a stream are kept; more than `output_limit` ends it.
+    """
 
     workspace: str
     memory_bytes: int | None
     inodes: int | None
+    output_kept: int
+    output_limit: int
     group: EngineGroup | None = None
 
     @property
@@ -45,12 +49,6 @@ class Limits:
         """True where one of the file systems has no block or no inode left."""
         usages = [os.statvfs(directory) for directory in directories]
         return any(usage.f_bavail == 0 or (usage.f_files > 0 and usage.f_favail == 0) for usage in usages)
-
-
-def cpu_of_the_dead_s() -> float:
-    """CPU time of everything that was ever reaped here, with what that had reaped itself."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def cpu_of_the_living_s() -> float:
