@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,18 @@ async def test_memory_is_limited_and_the_sandbox_lives_on(small):
     result = await small.exec(HOG, timeout_s=20)
     assert result.status is ExecStatus.OOM, (small.isolation, result)
     assert (await small.exec("echo alive")).stdout == b"alive\n"
+
+
+@pytest.fixture(scope="module")
+def our_oom_score():
+    return Path("/proc/self/oom_score_adj").read_text()
+
+
+async def test_the_kernel_chooses_what_was_started_here_before_the_supervisor(small, our_oom_score):
+    scores = "cat /proc/self/oom_score_adj /proc/1/oom_score_adj"
+    session = await small.session()
+    for result in (await small.exec(scores), await session.run(scores)):
+        assert result.stdout.decode() == "1000\n" + our_oom_score
 
 
 async def test_memory_below_the_limit_is_given(small):
