@@ -126,7 +126,7 @@ class SupervisedSandbox(WorkspaceFiles):
     ) -> ExecResult:
         """See `Sandbox.exec`."""
         check_command(command, timeout_s=timeout_s, env=env, cwd=cwd)
-        meta, payload = self._described(command, stdin=stdin, env=env, cwd=cwd)
+        meta, payload = _described(command, rest=stdin, env=env, cwd=cwd)
         meta |= {"op": "exec", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
         return (await self.run(meta, payload, timeout_s=timeout_s))[0]
 
@@ -140,7 +140,7 @@ class SupervisedSandbox(WorkspaceFiles):
     ) -> SlotJob:
         """See `Sandbox.start`."""
         check_command(command, timeout_s=1.0, env=env, cwd=cwd)
-        meta, payload = self._described(command, stdin=stdin, env=env, cwd=cwd)
+        meta, payload = _described(command, rest=stdin, env=env, cwd=cwd)
         number = await self._numbered({**meta, "op": "start"}, payload, "job")
         return SlotJob(self, number, self._spec.output_kept_bytes)
 
@@ -153,7 +153,7 @@ class SupervisedSandbox(WorkspaceFiles):
     ) -> SlotSession:
         """See `Sandbox.session`."""
         check_command("", timeout_s=1.0, env=env, cwd=cwd)
-        meta, payload = self._described("", stdin=None, env=env, cwd=cwd)
+        meta, payload = _described("", env=env, cwd=cwd)
         number = await self._numbered({**meta, "op": "open_session", "kind": kind.value}, payload, "session")
         if not number:
             raise SandboxError("too many sessions are open in this sandbox; close some first")
@@ -165,15 +165,9 @@ class SupervisedSandbox(WorkspaceFiles):
         """See `Sandbox.check`."""
         check_command(command, timeout_s=timeout_s, env=None, cwd=WORKSPACE)
         contents = check_files(files)
-        script = command.encode("utf-8", "surrogatepass")
-        meta: dict[str, object] = {
-            "op": "check",
-            "timeout_s": timeout_s,
-            "cpu_s": self._spec.cpu_s,
-            "script": len(script),
-            "files": [[name, len(data)] for name, data in contents.items()],
-        }
-        payload = b"".join((script, *contents.values()))
+        meta, payload = _described(command, rest=b"".join(contents.values()))
+        meta |= {"op": "check", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
+        meta["files"] = [[name, len(data)] for name, data in contents.items()]
         return (await self.run(meta, payload, timeout_s=timeout_s))[0]
 
     async def reset(self) -> bool:
@@ -249,24 +243,30 @@ class SupervisedSandbox(WorkspaceFiles):
         except frames.FrameError as error:
             raise self.lost(error) from error
 
-    def _described(
-        self, command: str, *, stdin: bytes | None, env: Mapping[str, str] | None, cwd: str
-    ) -> tuple[dict[str, object], bytes]:
-        """What a supervisor is told of a program: what is not said has its default."""
-        script = command.encode("utf-8", "surrogatepass")
-        meta: dict[str, object] = {}
-        if cwd != WORKSPACE:
-            meta["cwd"] = posixpath.join(WORKSPACE, cwd)
-        if env:
-            meta["env"] = dict(env)
-        if stdin is None:
-            return meta, script
-        meta["script"] = len(script)
-        return meta, script + stdin
-
     def _distrust(self, reason: str) -> None:
         self._link.abandon(reason)
         self._process.end()
+
+
+def _described(
+    command: str,
+    *,
+    rest: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str = WORKSPACE,
+) -> tuple[dict[str, object], bytes]:
+    """What a supervisor is told of a program, and the script with the `rest` that follows it; what is not
+    said has its default."""
+    script = command.encode("utf-8", "surrogatepass")
+    meta: dict[str, object] = {}
+    if cwd != WORKSPACE:
+        meta["cwd"] = posixpath.join(WORKSPACE, cwd)
+    if env:
+        meta["env"] = dict(env)
+    if rest is None:
+        return meta, script
+    meta["script"] = len(script)
+    return meta, script + rest
 
 
 def check_command(command: str, *, timeout_s: float, env: Mapping[str, str] | None, cwd: str) -> None:
