@@ -7,8 +7,9 @@ from typing import Protocol
 
 from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.inside.report import Report
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, JobReport
-from atropos_agent.sandbox.replies import outcome_of, output_of
+from atropos_agent.sandbox.replies import outcome_of, report_of
 
 
 def check_timeout(timeout_s: float) -> None:
@@ -30,7 +31,7 @@ class Channel(Protocol):
         """How a command ended, with the reply that says so, None where the sandbox was lost."""
         ...
 
-    def struck(self, frame: frames.Frame) -> bool:
+    def struck(self, said: Report) -> bool:
         """True where the kernel killed something there for want of memory since that was last asked."""
         ...
 
@@ -59,22 +60,28 @@ class SlotJob:
     async def _ask(self, op: str) -> JobReport:
         frame = await self._channel.ask({"op": op, "job": self._number})
         try:
-            report = self._report(frame)
+            report = self._report(report_of(frame, self._output_kept))
         except (frames.FrameError, OSError) as error:
             raise self._channel.lost(error) from error
         if not report.running:
             self._last = report
         return report
 
-    def _report(self, frame: frames.Frame) -> JobReport:
-        stdout, stderr, totals = output_of(frame, self._output_kept)
-        duration_s = frames.number(frame.meta, "duration_s")
-        if frames.text(frame.meta, "status") == "running":
-            return JobReport(None, None, stdout, stderr, duration_s, None, *totals)
-        status, exit_code, signal = outcome_of(frame)
-        if self._channel.struck(frame) and status in (ExecStatus.KILLED, ExecStatus.NONZERO):
+    def _report(self, said: Report) -> JobReport:
+        status, exit_code, signal = (None, None, None) if said.status == "running" else outcome_of(said)
+        struck = status is not None and self._channel.struck(said)
+        if struck and status in (ExecStatus.KILLED, ExecStatus.NONZERO):
             status = ExecStatus.OOM
-        return JobReport(status, exit_code, stdout, stderr, duration_s, signal, *totals)
+        return JobReport(
+            status,
+            exit_code,
+            said.stdout,
+            said.stderr,
+            said.duration_s,
+            signal,
+            said.stdout_bytes,
+            said.stderr_bytes,
+        )
 
 
 class SlotSession:

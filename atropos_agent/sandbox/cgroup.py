@@ -9,33 +9,37 @@ import asyncio
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 _PREFIX = "atropos-"
+_MOST_EVENTS = 4096
 _REMOVALS = 50
 _REMOVAL_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SlotMemory:
     """The memory cgroup of one slot."""
 
     path: Path
     version: int
+    _events: IO[bytes] | None = field(default=None, init=False, repr=False)
 
     def add(self, pid: int) -> None:
         """Move a process in; what it starts later is born inside."""
         (self.path / "cgroup.procs").write_text(str(pid))
 
     def kills(self) -> int:
-        """How often the kernel killed a process of this group for want of memory."""
-        name = "memory.events" if self.version == 2 else "memory.oom_control"
-        descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            events = os.read(descriptor, 4096).split()
-        finally:
-            os.close(descriptor)
+        """How often the kernel killed a process of this group for want of memory.
+
+        The file stays open until `remove`: each command is followed by a look into it.
+        """
+        if self._events is None:
+            name = "memory.events" if self.version == 2 else "memory.oom_control"
+            self._events = (self.path / name).open("rb", buffering=0)
+        events = os.pread(self._events.fileno(), _MOST_EVENTS, 0).split()
         return int(events[events.index(b"oom_kill") + 1]) if b"oom_kill" in events else 0
 
     def kill(self) -> None:
@@ -45,6 +49,9 @@ class SlotMemory:
 
     def remove(self) -> bool:
         """Remove the group; False where the kernel still counts a dead process in it."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
         try:
             self.path.rmdir()
         except FileNotFoundError:

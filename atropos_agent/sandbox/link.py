@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from weakref import WeakKeyDictionary
 
 from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 
+_CHUNK = 1 << 16
+# What is received is copied at once, so all links of a loop can receive into the same memory.
+_received: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview[int]] = WeakKeyDictionary()
 
-class Link(asyncio.Protocol):
+
+class Link(asyncio.BufferedProtocol):
     """Frames over a stream socket. Anything unexpected, or silence past a deadline, ends it for good."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._buffer = _received.setdefault(self._loop, memoryview(bytearray(_CHUNK)))
         self._transport: asyncio.Transport | None = None
         self._reader = frames.FrameReader()
         self._reply: asyncio.Future[frames.Frame] | None = None
         self._lost: str = ""
+        self._deadline = self._patience_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     @classmethod
     async def over(cls, end: socket.socket) -> Link:
@@ -36,9 +45,13 @@ class Link(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        """asyncio's hook: bytes from the slot."""
-        self._reader.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview[int]:
+        """asyncio's hook: where to put bytes from the slot."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio's hook: bytes from the slot are there."""
+        self._reader.feed(self._buffer[:nbytes])
         try:
             frame = self._reader.take()
         except frames.FrameError as error:
@@ -59,6 +72,8 @@ class Link(asyncio.Protocol):
     def abandon(self, reason: str) -> None:
         """Close the link; a request under way fails with `reason`. Closing it ends the slot."""
         self._lost = self._lost or reason
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._transport is not None:
             self._transport.abort()
         if self._reply is not None and not self._reply.done():
@@ -77,19 +92,38 @@ class Link(asyncio.Protocol):
             data = frames.encode(meta, payload)
         except frames.FrameError as error:
             raise SandboxError(f"the request cannot be sent: {error}") from error
-        reply: asyncio.Future[frames.Frame] = asyncio.get_running_loop().create_future()
-        self._reply = reply
+        self._reply = self._loop.create_future()
         self._transport.write(data)
+        self._expect(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await reply
-        except TimeoutError:
-            if not reply.cancelled():  # both came while the loop was busy elsewhere: the slot did answer
-                return reply.result()
-            self.abandon(f"no answer within {timeout_s:.1f} s")
-            raise SandboxLost(self._lost) from None
+            return await self._reply
         except asyncio.CancelledError:
             self.abandon("the request was cancelled")
             raise
         finally:
             self._reply = None
+
+    def _expect(self, timeout_s: float) -> None:
+        """Let the answer be there within `timeout_s`.
+
+        Most come long before that. So an alarm that will ring earlier is left as it is, to find out then that
+        there is more time: to set and undo one for each request would cost as much as to send it.
+        """
+        self._patience_s = timeout_s
+        self._deadline = self._loop.time() + timeout_s
+        if self._alarm is None or self._alarm.when() > self._deadline:
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._reply is None or self._reply.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._set_alarm()
+        else:
+            self.abandon(f"no answer within {self._patience_s:.1f} s")

@@ -14,6 +14,7 @@ from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.background import SlotJob, SlotSession, check_timeout
 from atropos_agent.sandbox.cgroup import MemoryGroups, SlotMemory
 from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.inside.report import Report
 from atropos_agent.sandbox.link import Link
 from atropos_agent.sandbox.protocol import (
     WORKSPACE,
@@ -23,7 +24,7 @@ from atropos_agent.sandbox.protocol import (
     SandboxSpec,
     SessionKind,
 )
-from atropos_agent.sandbox.replies import result_of
+from atropos_agent.sandbox.replies import report_of, result_of
 from atropos_agent.sandbox.workspace import WorkspaceFiles
 
 GRACE_S = 2.0
@@ -74,6 +75,7 @@ def configuration(spec: SandboxSpec, *, watch_memory: bool, overlay: bool = Fals
         "file_bytes": spec.file_bytes,
         "output_kept": spec.output_kept_bytes,
         "output_limit": spec.output_limit_bytes,
+        "cpu_s": spec.cpu_s,
         "binds": resolved_binds(spec),
         "template": str(Path(spec.template).resolve()) if overlay else "",
     }
@@ -127,7 +129,7 @@ class SupervisedSandbox(WorkspaceFiles):
         """See `Sandbox.exec`."""
         check_command(command, timeout_s=timeout_s, env=env, cwd=cwd)
         meta, payload = _described(command, rest=stdin, env=env, cwd=cwd)
-        meta |= {"op": "exec", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
+        meta |= {"op": "exec", "timeout_s": timeout_s}
         return (await self.run(meta, payload, timeout_s=timeout_s))[0]
 
     async def start(
@@ -166,7 +168,7 @@ class SupervisedSandbox(WorkspaceFiles):
         check_command(command, timeout_s=timeout_s, env=None, cwd=WORKSPACE)
         contents = check_files(files)
         meta, payload = _described(command, rest=b"".join(contents.values()))
-        meta |= {"op": "check", "timeout_s": timeout_s, "cpu_s": self._spec.cpu_s}
+        meta |= {"op": "check", "timeout_s": timeout_s}
         meta["files"] = [[name, len(data)] for name, data in contents.items()]
         return (await self.run(meta, payload, timeout_s=timeout_s))[0]
 
@@ -184,8 +186,8 @@ class SupervisedSandbox(WorkspaceFiles):
                 self._look_for_kills()  # those between commands are not this one's
             try:
                 frame = await self._link.request(meta, payload, timeout_s=timeout_s + GRACE_S)
-                result = result_of(frame, self._spec.output_kept_bytes)
-                struck = self.struck(frame)
+                said = report_of(frame, self._spec.output_kept_bytes)
+                result, struck = result_of(said), self.struck(said)
             except (SandboxLost, frames.FrameError, OSError) as error:
                 self._distrust(str(error))
                 status = ExecStatus.OOM if self._look_for_kills() else ExecStatus.SANDBOX_LOST
@@ -200,11 +202,11 @@ class SupervisedSandbox(WorkspaceFiles):
         """The answer to a request that takes no time. Raises SandboxLost."""
         return await self._ask(meta, b"")
 
-    def struck(self, frame: frames.Frame) -> bool:
+    def struck(self, said: Report) -> bool:
         """True where the kernel killed something here for want of memory since that was last asked, as we see
-        it or as the slot says in `frame`. Raises FrameError, OSError."""
+        it or, where we cannot, as the slot says. Raises OSError."""
         if self._process.memory is None:
-            return frames.integer(frame.meta, "memory_kills") > 0
+            return said.memory_kills > 0
         return self._look_for_kills()
 
     def lost(self, error: Exception) -> SandboxLost:

@@ -47,12 +47,11 @@ class Jobs:
         program = self._find(request)
         program.drain()
         if not program.ended:
-            return frames.encode({"status": "running", **program.written()}, program.output())
+            return frames.encode({}, *program.report("running", 0))
         number = frames.integer(request.meta, "job")
         del self._jobs[number]
         kills = self._grounds.limits.memory_kills - self._kills.pop(number)
-        outcome = program.outcome() | {"memory_kills": kills}
-        return frames.encode(outcome, program.output())
+        return frames.encode({}, *program.report(*program.outcome(), kills=kills))
 
     def end(self, request: frames.Frame) -> bytes:
         """End a job with all that it started: the reply as of `poll`. Raises FrameError."""

@@ -11,13 +11,10 @@ from atropos_agent.sandbox.inside.program import Program, Start
 
 def run(request: frames.Frame, grounds: Grounds) -> bytes:
     """The reply to a request for one command in a fresh shell. Raises HostGoneError, FrameError."""
-    start = Start.asked_for(request)
-    limit = request.meta.get("cpu_s")
-    if limit is not None:
+    start, cpu_s = Start.asked_for(request), grounds.limits.cpu_s
+    if cpu_s != math.inf:
         # The kernel ends a process that burns on; what many use together is watched.
-        start = start._replace(
-            script=b"ulimit -t %d;" % math.ceil(frames.number(request.meta, "cpu_s")) + start.script
-        )
+        start = start._replace(script=b"ulimit -t %d;" % math.ceil(cpu_s) + start.script)
     program = grounds.program()
     try:
         program.spawn(start)
@@ -28,20 +25,16 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
 
 def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
     """Follow a program to its end: the reply. Raises HostGoneError, FrameError."""
-    meta = request.meta
-    cpu_s = math.inf if meta.get("cpu_s") is None else frames.number(meta, "cpu_s")
-    used_s, kills = grounds.family.used_s, grounds.limits.memory_kills
+    family, limits = grounds.family, grounds.limits
+    used_s, kills = family.used_s, limits.memory_kills
     if not program.ended:
-        reason = grounds.follow(
-            program, program.pidfd, timeout_s=frames.number(meta, "timeout_s"), cpu_s=cpu_s
-        )
-        program.end(reason)
-    outcome = program.outcome()
-    outcome["cpu_s"] = grounds.family.used_s - used_s
-    outcome["memory_kills"] = grounds.limits.memory_kills - kills
-    if outcome["status"] == "exited" and outcome["exit_code"] and full(grounds):
-        outcome["status"] = "disk_full"
-    return frames.encode(outcome, program.output())
+        timeout_s = frames.number(request.meta, "timeout_s")
+        program.end(grounds.follow(program, program.pidfd, timeout_s=timeout_s, cpu_s=limits.cpu_s))
+    status, code = program.outcome()
+    if status == "exited" and code > 0 and full(grounds):
+        status = "disk_full"
+    told = program.report(status, code, cpu_s=family.used_s - used_s, kills=limits.memory_kills - kills)
+    return frames.encode({}, *told)
 
 
 def full(grounds: Grounds) -> bool:

@@ -1,4 +1,4 @@
-"""The wire between host and supervisor: a length prefix, one JSON object, raw bytes; all bounded."""
+"""The wire between host and supervisor: two lengths, one JSON object or nothing, raw bytes; all bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ PREFIX = struct.Struct("!II")
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().raw_decode
 MAX_META = 16 << 20
-_LARGEST = 1e300
+LARGEST = 1e300
+"""What a number must be below, so that it is one: not infinite, and not NaN."""
 MAX_PAYLOAD = 256 << 20
 
 
@@ -33,7 +34,7 @@ def encode(meta: dict[str, object], *payload: bytes) -> bytes:
 
 def head_of(meta: dict[str, object], payload_size: int) -> bytes:
     """What precedes the payload of a frame. Raises FrameError where a bound is exceeded."""
-    head = _to_json(meta).encode("ascii")
+    head = _to_json(meta).encode("ascii") if meta else b""
     if len(head) > MAX_META or payload_size > MAX_PAYLOAD:
         raise FrameError(f"frame of {len(head)} + {payload_size} bytes; at most {MAX_META} + {MAX_PAYLOAD}")
     return PREFIX.pack(len(head), payload_size) + head
@@ -47,7 +48,7 @@ class FrameReader:
         self._max_payload = max_payload
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview[int]) -> None:
         """Append received bytes."""
         self._buffer += data
 
@@ -58,18 +59,19 @@ class FrameReader:
 
     def take(self) -> Frame | None:
         """The next whole frame, or None until more bytes are fed. Raises FrameError."""
-        if len(self._buffer) < PREFIX.size:
+        buffer = self._buffer
+        if len(buffer) < PREFIX.size:
             return None
-        meta_size, payload_size = PREFIX.unpack_from(self._buffer)
+        meta_size, payload_size = PREFIX.unpack_from(buffer)
         if meta_size > self._max_meta or payload_size > self._max_payload:
             raise FrameError(f"announced {meta_size} + {payload_size} bytes, more than is allowed")
-        end = PREFIX.size + meta_size + payload_size
-        if len(self._buffer) < end:
+        start = PREFIX.size + meta_size
+        end = start + payload_size
+        if len(buffer) < end:
             return None
-        head = bytes(self._buffer[PREFIX.size : PREFIX.size + meta_size])
-        payload = bytes(self._buffer[PREFIX.size + meta_size : end])
-        del self._buffer[:end]
-        return Frame(_object(head), payload)
+        head, payload = bytes(buffer[PREFIX.size : start]), bytes(buffer[start:end])
+        del buffer[:end]
+        return Frame(_object(head) if head else {}, payload)
 
 
 def _object(head: bytes) -> dict[str, object]:
@@ -93,7 +95,7 @@ def integer(meta: dict[str, object], key: str) -> int:
 def number(meta: dict[str, object], key: str) -> float:
     """A required int or float field. Raises FrameError."""
     value = meta.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
         raise FrameError(f"field {key!r} is {value!r:.80}, not a number")
     return float(value)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from atropos_agent.sandbox.inside import frames, linux
+from atropos_agent.sandbox.inside import frames, linux, report
 from atropos_agent.sandbox.inside.capture import Capture
 from atropos_agent.sandbox.inside.rootfs import WORKSPACE
 from atropos_agent.sandbox.inside.streams import Feed, Streams
@@ -59,19 +60,21 @@ class Start(NamedTuple):
 class Program:
     """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`."""
 
+    pid: int = 0
+    pidfd: int = -1
+    _reason: str = "exited"
+    _wait_status: int | None = None
+
     def __init__(self, streams: Streams, family: Family, limits: Limits) -> None:
         self._streams = streams
         self._family = family
         self._limits = limits
-        self.reason: str = "exited"
         self.started: float = time.monotonic()
-        self.pid: int = 0
-        self.pidfd: int = -1
         self.stdout: Capture = Capture(limits.output_kept)
         self.stderr: Capture = Capture(limits.output_kept)
-        self._readers: list[int] = []
+        self._pipes: list[tuple[int, int]] = []
         self._feeds: list[Feed] = []
-        self._wait_status: int | None = None
+        self._lent: list[int] = []
 
     @property
     def too_loud(self) -> bool:
@@ -99,7 +102,7 @@ class Program:
                     setsigdef=_RESET,
                 )
         finally:
-            _close(theirs)
+            self._close_lent()
         self._family.adopt(self.pid)
         self._started()
 
@@ -131,7 +134,7 @@ class Program:
             raise
         finally:
             os.close(report)
-            _close({number: end for number, end in theirs.items() if number not in (descriptors or {})})
+            self._close_lent()
         with open(trouble, "rb", buffering=0) as told:
             code = told.read(16)
         if code:
@@ -145,48 +148,35 @@ class Program:
         """Let what is written from now on be captured apart, and time start anew."""
         self.started = time.monotonic()
         self.stdout, self.stderr = Capture(self._limits.output_kept), Capture(self._limits.output_kept)
-        for reader, capture in zip(self._readers, (self.stdout, self.stderr), strict=True):
+        for (reader, _), capture in zip(self._pipes, (self.stdout, self.stderr), strict=True):
             self._streams.redirect(reader, capture)
 
     def drain(self) -> None:
         """Take what lies in the pipes."""
-        for reader in self._readers:
+        for reader, _ in self._pipes:
             self._streams.drain(reader)
 
     def end(self, reason: str = "exited") -> None:
         """End the program, with all that descends from it, for `reason`, and take the last of its output."""
         if self._wait_status is None:
-            self.reason = "output_limit" if reason == "exited" and self.too_loud else reason
+            self._reason = "output_limit" if reason == "exited" and self.too_loud else reason
             self._wait_status = self._family.release(self.pid)
             self._streams.forget(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1  # the number may soon be another's
-            self.drain()
             self._close_ours()
 
-    def outcome(self) -> dict[str, object]:
-        """How it ended and what it wrote, as reply fields; to be asked once it has ended."""
+    def outcome(self) -> tuple[str, int]:
+        """Status and code for `report`; to be asked once it has ended."""
         assert self._wait_status is not None
-        code = os.waitstatus_to_exitcode(self._wait_status)
-        return {
-            "status": self.reason,
-            "exit_code": code if code >= 0 else None,
-            "signal": -code if code < 0 else None,
-            **self.written(),
-        }
+        return self._reason, os.waitstatus_to_exitcode(self._wait_status)
 
-    def written(self) -> dict[str, object]:
-        """The reply fields about output and time."""
-        return {
-            "stdout": min(self.stdout.total, self._limits.output_kept),
-            "stdout_bytes": self.stdout.total,
-            "stderr_bytes": self.stderr.total,
-            "duration_s": time.monotonic() - self.started,
-        }
-
-    def output(self) -> bytes:
-        """What is kept of stdout, then of stderr."""
-        return self.stdout.value() + self.stderr.value()
+    def report(self, status: str, code: int, *, cpu_s: float = math.nan, kills: int = 0) -> report.Parts:
+        """What is said of it, with all that is kept of its output, in the terms of `report.Report`."""
+        duration_s = time.monotonic() - self.started
+        return report.pack(
+            status, code, self.stdout, self.stderr, duration_s=duration_s, cpu_s=cpu_s, memory_kills=kills
+        )
 
     def refused(self, directory: str, error: Exception) -> None:
         """Say on stderr, in the way of a shell, why nothing was started."""
@@ -203,8 +193,9 @@ class Program:
         """The program's ends of its streams, by number."""
         theirs: dict[int, int] = {}
         for number, capture in ((1, self.stdout), (2, self.stderr)):
-            reader, theirs[number] = self._streams.open_capture(capture)
-            self._readers.append(reader)
+            pipe = self._streams.open_capture(capture)
+            self._pipes.append(pipe)
+            theirs[number] = pipe[1]
         if stdin is not None:
             theirs[0] = self._feed(stdin)
         return theirs
@@ -219,18 +210,19 @@ class Program:
     def _feed(self, data: bytes) -> int:
         feed, theirs = self._streams.open_feed(data)
         self._feeds.append(feed)
+        self._lent.append(theirs)
         return theirs
 
+    def _close_lent(self) -> None:
+        """Leave the program alone with the ends that it reads from: a feed ends when nobody reads it."""
+        for descriptor in self._lent:
+            os.close(descriptor)
+
     def _close_ours(self) -> None:
-        for reader in self._readers:
-            self._streams.end_capture(reader)
+        for reader, writer in self._pipes:
+            self._streams.end_capture(reader, writer)
         for feed in self._feeds:
             self._streams.end_feed(feed)
-
-
-def _close(theirs: Mapping[int, int]) -> None:
-    for descriptor in theirs.values():
-        os.close(descriptor)
 
 
 def _become(

@@ -178,15 +178,13 @@ class Session:
                     return int(status) & 0xFF
         return None
 
-    def _reply(self, status: int | None, reason: str, memory_kills: int) -> bytes:
-        self.program.drain()
-        used = {"cpu_s": None, "alive": status is not None, "memory_kills": memory_kills}
+    def _reply(self, status: int | None, reason: str, kills: int) -> bytes:
         if status is None:
-            return frames.encode({**self.program.outcome(), **used}, self.program.output())
+            return frames.encode({"alive": False}, *self.program.report(*self.program.outcome(), kills=kills))
+        self.program.drain()
         if reason == "exited" and status and command.full(self._grounds):
             reason = "disk_full"
-        outcome: dict[str, object] = {"status": reason, "exit_code": status, "signal": None}
-        reply = frames.encode({**outcome, **self.program.written(), **used}, self.program.output())
+        reply = frames.encode({"alive": True}, *self.program.report(reason, status, kills=kills))
         self.program.next_output()
         return reply
 

@@ -38,7 +38,8 @@ class Streams:
         self._poller.unregister(descriptor)
 
     def open_capture(self, capture: Capture) -> tuple[int, int]:
-        """A pipe that is read into `capture`: (our end, for `end_capture`; the program's end)."""
+        """A pipe that is read into `capture`: the end that is read; the end for the program, which stays open
+        here until `end_capture`, so that we are not woken when the program closes its own."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
         self._captures[reader] = capture
@@ -47,18 +48,19 @@ class Streams:
 
     def redirect(self, reader: int, capture: Capture) -> None:
         """From now on, what comes from `reader` goes to `capture`."""
-        if reader in self._captures:
-            self._captures[reader] = capture
+        self._captures[reader] = capture
 
     def drain(self, reader: int) -> None:
         """Read what lies in a pipe now."""
-        while reader in self._captures and self._read_some(reader):
+        while self._read_some(reader):
             pass
 
-    def end_capture(self, reader: int) -> None:
-        """Read no more from a pipe."""
-        if reader in self._captures:
-            self._at_end(reader)
+    def end_capture(self, reader: int, writer: int) -> None:
+        """Read what lies in a pipe, and no more from it."""
+        os.close(writer)
+        self.drain(reader)
+        self._poller.unregister(reader)
+        del self._captures[reader]
         os.close(reader)
 
     def open_feed(self, data: bytes, *, lasting: bool = False) -> tuple[Feed, int]:
@@ -88,12 +90,9 @@ class Streams:
         ready."""
         timeout_ms = None if timeout_s is None else max(1, math.ceil(timeout_s * 1000))
         ready: list[int] = []
-        for descriptor, events in self._poller.poll(timeout_ms):
+        for descriptor, _ in self._poller.poll(timeout_ms):
             if descriptor in self._captures:
-                if events & select.POLLIN:
-                    self._read_some(descriptor)
-                else:
-                    self._at_end(descriptor)
+                self._read_some(descriptor)
             elif descriptor in self._feeds:
                 self._write_some(self._feeds[descriptor])
             else:
@@ -101,20 +100,14 @@ class Streams:
         return ready
 
     def _read_some(self, reader: int) -> bool:
-        """False at the end of the stream, or where nothing is there."""
+        """False where nothing is there."""
         try:
             chunk = os.read(reader, _CHUNK)
         except BlockingIOError:
             return False
-        if not chunk:
-            self._at_end(reader)
-            return False
-        self._captures[reader].add(chunk)
-        return True
-
-    def _at_end(self, reader: int) -> None:
-        self._poller.unregister(reader)
-        del self._captures[reader]
+        if chunk:
+            self._captures[reader].add(chunk)
+        return bool(chunk)
 
     def _write_some(self, feed: Feed) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import NoReturn
@@ -145,6 +146,7 @@ def set_up(
         inodes=None if os.statvfs(rootfs.WORKSPACE).f_files == inodes else inodes,
         output_kept=frames.integer(meta, "output_kept"),
         output_limit=frames.integer(meta, "output_limit"),
+        cpu_s=math.inf if meta.get("cpu_s") is None else frames.number(meta, "cpu_s"),
         group=group,
     )
     return limits, family

@@ -16,6 +16,7 @@ _ROUNDS = 100
 _ROUND_S = 0.001
 _CALM_ROUNDS = 2  # one look may miss a process whose parent ends meanwhile
 _THREADS = 17
+_WALL = 0x4000_0000  # also children whose end no SIGCHLD tells of
 
 
 class Family:
@@ -95,13 +96,13 @@ class Family:
         self.end_everything()
 
     def end_everything(self) -> None:
-        """Kill and reap every process of this namespace but ourselves."""
-        try:
+        """Kill and reap every process of this namespace but ourselves: our children, and what descends from
+        them, for we inherit whose parent ends."""
+        if self._reap():
             os.kill(-1, signal.SIGKILL)
-            while True:
-                self._note(*os.wait4(-1, 0))
-        except (ProcessLookupError, ChildProcessError):  # there is nothing; there is nothing any more
-            return
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    self._note(*os.wait4(-1, _WALL))
 
     def interrupt(self, pid: int) -> None:
         """What ^C would do to the process group of `pid`."""
@@ -122,13 +123,16 @@ class Family:
             waiting += children.get(pid, ())
         return found & parents.keys()
 
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
+    def _reap(self) -> bool:
+        """Reap what is dead; False where no child is left."""
+        try:
             while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG | _WALL)
                 if pid == 0:
-                    return
+                    return True
                 self._note(pid, status, usage)
+        except ChildProcessError:
+            return False
 
     def _note(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self.used_s += usage.ru_utime + usage.ru_stime

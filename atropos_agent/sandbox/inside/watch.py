@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Limits:
     """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup.
 
-    Of what a program writes, `output_kept` bytes a stream are kept; more than `output_limit` ends it.
+    Of what a program writes, `output_kept` bytes a stream are kept; more than `output_limit` ends it. `cpu_s`
+    is for what one command runs.
     """
 
     workspace: str
@@ -25,6 +27,7 @@ class Limits:
     inodes: int | None
     output_kept: int
     output_limit: int
+    cpu_s: float = math.inf
     group: EngineGroup | None = None
 
     @property
