@@ -45,8 +45,8 @@ class Jobs:
         """
         self._grounds.settle()
         program = self._find(request)
-        program.drain()
         if not program.ended:
+            program.drain()
             return frames.encode({}, *program.report("running", 0))
         number = frames.integer(request.meta, "job")
         del self._jobs[number]

@@ -32,9 +32,9 @@ class Control(NamedTuple):
 
     def send(self, data: bytes) -> None:
         """All of it. Raises OSError."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self.answers, rest) :]
+        sent = os.write(self.answers, data)
+        while sent < len(data):
+            sent += os.write(self.answers, memoryview(data)[sent:])
 
 
 def take_over_socket(descriptor: int) -> Control:

@@ -69,17 +69,19 @@ class FrameReader:
         end = start + payload_size
         if len(buffer) < end:
             return None
-        head, payload = bytes(buffer[PREFIX.size : start]), bytes(buffer[start:end])
+        meta = _object(buffer[PREFIX.size : start]) if meta_size else {}
+        payload = bytes(buffer[start:end])
         del buffer[:end]
-        return Frame(_object(head) if head else {}, payload)
+        return Frame(meta, payload)
 
 
-def _object(head: bytes) -> dict[str, object]:
+def _object(head: bytearray) -> dict[str, object]:
     try:
-        meta, end = _from_json(head.decode())
+        text = head.decode()
+        meta, end = _from_json(text)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"frame header is not JSON: {head[:80]!r}") from error
-    if end != len(head) or not isinstance(meta, dict):
+    if end != len(text) or not isinstance(meta, dict):
         raise FrameError(f"frame header is not an object: {head[:80]!r}")
     return meta
 
@@ -95,7 +97,7 @@ def integer(meta: dict[str, object], key: str) -> int:
 def number(meta: dict[str, object], key: str) -> float:
     """A required int or float field. Raises FrameError."""
     value = meta.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < LARGEST:
         raise FrameError(f"field {key!r} is {value!r:.80}, not a number")
     return float(value)
 

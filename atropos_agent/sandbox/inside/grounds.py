@@ -55,8 +55,6 @@ class Grounds:
 
     def idle(self) -> None:
         """Serve the kept programs, while there are any, until the host asks for something."""
-        if not self.kept:
-            return
         self.streams.watch(self.host.requests)
         asked = False
         while self.kept and not asked:

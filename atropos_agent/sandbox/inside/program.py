@@ -32,7 +32,9 @@ _LONGEST_ARGUMENT = 120_000
 _SCRIPT_FD = 9
 _OUT_OF_THE_WAY = 64
 _CANNOT_START = 126
-_RESET = (signal.SIGPIPE, signal.SIGXFSZ)
+_IGNORED_HERE = (signal.SIGPIPE, signal.SIGXFSZ)
+# Of each that it is not told to reset, the C library first asks what is done with it, in every child.
+_RESET = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -64,6 +66,8 @@ class Program:
     pidfd: int = -1
     _reason: str = "exited"
     _wait_status: int | None = None
+    _feeds: tuple[Feed, ...] = ()
+    _lent: tuple[int, ...] = ()
 
     def __init__(self, streams: Streams, family: Family, limits: Limits) -> None:
         self._streams = streams
@@ -72,9 +76,6 @@ class Program:
         self.started: float = time.monotonic()
         self.stdout: Capture = Capture(limits.output_kept)
         self.stderr: Capture = Capture(limits.output_kept)
-        self._pipes: list[tuple[int, int]] = []
-        self._feeds: list[Feed] = []
-        self._lent: list[int] = []
 
     @property
     def too_loud(self) -> bool:
@@ -147,14 +148,15 @@ class Program:
     def next_output(self) -> None:
         """Let what is written from now on be captured apart, and time start anew."""
         self.started = time.monotonic()
+        former = self.stdout, self.stderr
         self.stdout, self.stderr = Capture(self._limits.output_kept), Capture(self._limits.output_kept)
-        for (reader, _), capture in zip(self._pipes, (self.stdout, self.stderr), strict=True):
-            self._streams.redirect(reader, capture)
+        self._streams.continue_in(self.stdout, former[0])
+        self._streams.continue_in(self.stderr, former[1])
 
     def drain(self) -> None:
         """Take what lies in the pipes."""
-        for reader, _ in self._pipes:
-            self._streams.drain(reader)
+        self._streams.drain(self.stdout)
+        self._streams.drain(self.stderr)
 
     def end(self, reason: str = "exited") -> None:
         """End the program, with all that descends from it, for `reason`, and take the last of its output."""
@@ -191,11 +193,9 @@ class Program:
 
     def _open(self, stdin: bytes | None) -> dict[int, int]:
         """The program's ends of its streams, by number."""
-        theirs: dict[int, int] = {}
-        for number, capture in ((1, self.stdout), (2, self.stderr)):
-            pipe = self._streams.open_capture(capture)
-            self._pipes.append(pipe)
-            theirs[number] = pipe[1]
+        self._streams.open_capture(self.stdout)
+        self._streams.open_capture(self.stderr)
+        theirs = {1: self.stdout.writer, 2: self.stderr.writer}
         if stdin is not None:
             theirs[0] = self._feed(stdin)
         return theirs
@@ -209,8 +209,8 @@ class Program:
 
     def _feed(self, data: bytes) -> int:
         feed, theirs = self._streams.open_feed(data)
-        self._feeds.append(feed)
-        self._lent.append(theirs)
+        self._feeds += (feed,)
+        self._lent += (theirs,)
         return theirs
 
     def _close_lent(self) -> None:
@@ -219,8 +219,8 @@ class Program:
             os.close(descriptor)
 
     def _close_ours(self) -> None:
-        for reader, writer in self._pipes:
-            self._streams.end_capture(reader, writer)
+        self._streams.end_capture(self.stdout)
+        self._streams.end_capture(self.stderr)
         for feed in self._feeds:
             self._streams.end_feed(feed)
 
@@ -241,7 +241,7 @@ def _become(
         }
         for number, end in aside.items():
             os.dup2(end, number)
-        for number in _RESET:
+        for number in _IGNORED_HERE:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(start.directory)
         prepare()

@@ -37,31 +37,38 @@ class Streams:
         """Undo `watch`."""
         self._poller.unregister(descriptor)
 
-    def open_capture(self, capture: Capture) -> tuple[int, int]:
-        """A pipe that is read into `capture`: the end that is read; the end for the program, which stays open
-        here until `end_capture`, so that we are not woken when the program closes its own."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+    def open_capture(self, capture: Capture) -> None:
+        """Make the pipe of `capture`, and read from it.
+
+        The end for the program stays open here too: to be woken when the program has closed its own, which it
+        mostly does by ending, is to be woken twice.
+        """
+        reader, capture.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
         self._captures[reader] = capture
         self._poller.register(reader, select.POLLIN)
-        return reader, writer
+        capture.reader = reader
 
-    def redirect(self, reader: int, capture: Capture) -> None:
-        """From now on, what comes from `reader` goes to `capture`."""
-        self._captures[reader] = capture
+    def continue_in(self, capture: Capture, former: Capture) -> None:
+        """From now on, what comes through the pipe of `former` goes to `capture`."""
+        capture.reader, capture.writer = former.reader, former.writer
+        self._captures[capture.reader] = capture
 
-    def drain(self, reader: int) -> None:
+    def drain(self, capture: Capture) -> None:
         """Read what lies in a pipe now."""
-        while self._read_some(reader):
+        while self._read_some(capture):
             pass
 
-    def end_capture(self, reader: int, writer: int) -> None:
-        """Read what lies in a pipe, and no more from it."""
-        os.close(writer)
-        self.drain(reader)
-        self._poller.unregister(reader)
-        del self._captures[reader]
-        os.close(reader)
+    def end_capture(self, capture: Capture) -> None:
+        """Read what lies in a pipe, and no more from it; nothing where none was made."""
+        reader = capture.reader
+        if reader in self._captures:
+            os.close(capture.writer)
+            while self._read_some(capture):
+                pass
+            self._poller.unregister(reader)
+            del self._captures[reader]
+            os.close(reader)
 
     def open_feed(self, data: bytes, *, lasting: bool = False) -> tuple[Feed, int]:
         """A pipe that `data` is written into and that closes then, unless it is `lasting`: (to be ended with
@@ -90,23 +97,24 @@ class Streams:
         ready."""
         timeout_ms = None if timeout_s is None else max(1, math.ceil(timeout_s * 1000))
         ready: list[int] = []
+        captures, feeds = self._captures, self._feeds
         for descriptor, _ in self._poller.poll(timeout_ms):
-            if descriptor in self._captures:
-                self._read_some(descriptor)
-            elif descriptor in self._feeds:
-                self._write_some(self._feeds[descriptor])
+            if descriptor in captures:
+                self._read_some(captures[descriptor])
+            elif descriptor in feeds:
+                self._write_some(feeds[descriptor])
             else:
                 ready.append(descriptor)
         return ready
 
-    def _read_some(self, reader: int) -> bool:
+    def _read_some(self, capture: Capture) -> bool:
         """False where nothing is there."""
         try:
-            chunk = os.read(reader, _CHUNK)
+            chunk = os.read(capture.reader, _CHUNK)
         except BlockingIOError:
             return False
         if chunk:
-            self._captures[reader].add(chunk)
+            capture.add(chunk)
         return bool(chunk)
 
     def _write_some(self, feed: Feed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from atropos_agent.sandbox.inside import (
@@ -58,8 +59,8 @@ class Supervisor:
     def _serve(self, grounds: Grounds) -> NoReturn:
         jobs, sessions = Jobs(grounds), Sessions(grounds)
         operations: dict[str, Callable[[frames.Frame], bytes]] = {
-            "exec": lambda request: command.run(request, grounds),
-            "check": lambda request: check.run(request, grounds),
+            "exec": partial(command.run, grounds=grounds),
+            "check": partial(check.run, grounds=grounds),
             "reset": lambda _: self._reset(grounds, jobs, sessions),
             "start": jobs.start,
             "poll": jobs.poll,
@@ -69,8 +70,10 @@ class Supervisor:
             "close_session": sessions.close,
         }
         while True:
-            request = self._next(grounds)
-            operation = operations.get(frames.text(request.meta, "op"))
+            if grounds.kept and not self._reader.pending:
+                grounds.idle()
+            request = self._receive()
+            operation = operations.get(str(request.meta.get("op")))
             if operation is not None:
                 self._control.send(operation(request))
             else:
@@ -81,19 +84,9 @@ class Supervisor:
         sessions.close_all()
         return frames.encode({"clean": emptying.renew(grounds)})
 
-    def _next(self, grounds: Grounds) -> frames.Frame:
-        frame = self._reader.take()
-        while frame is None:
-            grounds.idle()
-            self._reader.feed(self._control.receive())
-            frame = self._reader.take()
-        return frame
-
     def _receive(self) -> frames.Frame:
-        frame = self._reader.take()
-        while frame is None:
+        while (frame := self._reader.take()) is None:
             self._reader.feed(self._control.receive())
-            frame = self._reader.take()
         return frame
 
     def _report(self, message: str, code: int) -> None:
