@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.inside import linux
-from atropos_agent.sandbox.inside.zygote import UID_PER_SLOT
+from atropos_agent.sandbox.inside.reaper import UID_PER_SLOT
 
 _BLOCK = 4096
 # systemd's table of uids names nobody in either range.

@@ -1,4 +1,4 @@
-"""Slots from namespaces alone: one zygote process per pool, from which each slot is forked."""
+"""Slots from namespaces alone: a zygote per pool, from which each slot is cloned, and a reaper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.archive import open_archive
 from atropos_agent.sandbox.cgroup import MemoryGroups, find_memory_groups
 from atropos_agent.sandbox.identity import identities
-from atropos_agent.sandbox.inside import zygote
+from atropos_agent.sandbox.inside import reaper
 from atropos_agent.sandbox.inside.check import TRUNCATE_SINCE
 from atropos_agent.sandbox.inside.linux import landlock_abi
 from atropos_agent.sandbox.link import Link
@@ -50,7 +50,7 @@ class NativeLauncher:
     def __init__(self, spec: SandboxSpec) -> None:
         self._spec = spec
         self._groups: MemoryGroups | None = find_memory_groups()
-        self._zygote: subprocess.Popen[bytes] | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._ready: asyncio.Future[None] | None = None
         self._ids = itertools.count()
@@ -64,7 +64,7 @@ class NativeLauncher:
         return Isolation(self.backend, unsafe=False, limits=limits(self._groups, inodes="tmpfs"))
 
     async def start(self) -> None:
-        """Start the zygote. Raises SandboxUnavailable."""
+        """Start the reaper and the zygote. Raises SandboxUnavailable."""
         if sys.platform != "linux" or os.uname().machine not in MACHINES:
             raise SandboxUnavailable(
                 f"this is {sys.platform} on {os.uname().machine}, not linux on {MACHINES}"
@@ -73,7 +73,7 @@ class NativeLauncher:
         with tempfile.TemporaryFile() as errors:
             try:
                 with theirs:
-                    self._zygote = _start_zygote(theirs, errors)
+                    self._helper = _start_helper(theirs, errors)
                 ours.setblocking(False)
                 loop = asyncio.get_running_loop()
                 self._ready = loop.create_future()
@@ -118,8 +118,8 @@ class NativeLauncher:
         return SupervisedSandbox(link, process, spec, self.isolation, shows_template=overlay)
 
     async def close(self) -> None:
-        """End the zygote and wait until every slot is gone."""
-        control, helper = self._control, self._zygote
+        """End both and wait until every slot is gone."""
+        control, helper = self._control, self._helper
         if control is None or helper is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -139,12 +139,12 @@ class NativeLauncher:
         """Ask for a slot that serves `end`: its processes, and the pid of its pid 1 to come."""
         slot, uid = next(self._ids), identities().take()
         try:
-            self._say(zygote.SPAWN, slot, uid, descriptors=(end.fileno(),))
+            self._say(reaper.SPAWN, slot, uid, descriptors=(end.fileno(),))
         except SandboxError:
             identities().give_back(uid)
             raise
         self._uids[slot] = uid
-        process = SlotProcess(kill=lambda: self._say(zygote.KILL, slot), groups=self._groups)
+        process = SlotProcess(kill=lambda: self._say(reaper.KILL, slot), groups=self._groups)
         self._processes[slot] = process
         spawned = asyncio.get_running_loop().create_future()
         self._spawning[slot] = spawned
@@ -156,30 +156,30 @@ class NativeLauncher:
         try:
             # Its buffer is full only while the helper is behind, which takes it microseconds a message.
             select.select([], [self._control], [], _EXIT_S)
-            socket.send_fds(self._control, [zygote.MESSAGE.pack(kind, slot, uid, b"")], list(descriptors))
+            socket.send_fds(self._control, [reaper.MESSAGE.pack(kind, slot, uid, b"")], list(descriptors))
         except OSError as error:
             raise SandboxError(f"the sandbox's helper process is gone: {error}") from error
 
     def _hear(self) -> None:
         assert self._control is not None
         try:
-            data = self._control.recv(zygote.MESSAGE.size)
+            data = self._control.recv(reaper.MESSAGE.size)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._zygote_gone()
+            self._helper_gone()
             return
-        kind, slot, number, stage = zygote.MESSAGE.unpack(data)
-        if kind == zygote.READY and self._ready is not None:
+        kind, slot, number, stage = reaper.MESSAGE.unpack(data)
+        if kind == reaper.READY and self._ready is not None:
             self._ready.set_result(None)
-        elif kind == zygote.SPAWNED:
+        elif kind == reaper.SPAWNED:
             self._settle(slot, number)
-        elif kind == zygote.FAILED:
+        elif kind == reaper.FAILED:
             self._settle(slot, SandboxUnavailable(f"{stage.decode()}: {os.strerror(number)}"))
             self._forget(slot)
-        elif kind == zygote.GONE:
+        elif kind == reaper.GONE:
             self._settle(slot, SandboxError("the slot ended while it was set up"))
             self._forget(slot)
 
@@ -199,7 +199,7 @@ class NativeLauncher:
             identities().give_back(self._uids.pop(slot))
             process.ended()
 
-    def _zygote_gone(self) -> None:
+    def _helper_gone(self) -> None:
         """It died under us; the kernel has killed all slots with it."""
         assert self._control is not None
         asyncio.get_running_loop().remove_reader(self._control.fileno())
@@ -228,13 +228,13 @@ def limits(groups: MemoryGroups | None, *, inodes: str) -> Mapping[str, str]:
     }
 
 
-def _start_zygote(control: socket.socket, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_helper(control: socket.socket, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     who = identities()
     archive = open_archive()
     program = [sys.executable, "-I", "-S", "-E", f"/proc/self/fd/{archive}"]
     try:
         return subprocess.Popen(
-            [*program, "zygote", str(control.fileno()), str(who.base), who.mechanism],
+            [*program, "reaper", str(control.fileno()), str(who.base), who.mechanism],
             env={},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

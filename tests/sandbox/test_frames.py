@@ -1,12 +1,13 @@
 import contextlib
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atropos_agent.sandbox.inside import frames
+from atropos_agent.sandbox.inside import frames, report
 from atropos_agent.sandbox.inside.capture import Capture
 
 json_values = st.recursive(
@@ -70,7 +71,7 @@ def test_a_length_out_of_bounds_is_refused_from_the_prefix_alone(sizes):
         reader.take()
 
 
-@pytest.mark.parametrize("head", [b"", b"[]", b"1", b"{", b'{"a":', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("head", [b"[]", b"1", b"{", b'{"a":', b"\xff", b"[" * 100_000])
 def test_a_header_that_is_no_object_is_refused(head):
     reader = frames.FrameReader()
     reader.feed(frames.PREFIX.pack(len(head), 0) + head)
@@ -103,6 +104,38 @@ def test_a_capture_holds_head_and_tail_within_its_budget(chunks, kept):
     assert (capture.value(), capture.total) == (expected, len(whole))
 
 
+def test_an_empty_header_is_nothing():
+    assert frames.encode({}, b"ab") == frames.PREFIX.pack(0, 2) + b"ab"
+
+
 def test_headers_are_plain_json():
     data = frames.encode({"name": "é\udcff"})
     assert json.loads(data[frames.PREFIX.size :]) == {"name": "é\udcff"}
+
+
+@given(
+    st.sampled_from(report.STATUSES),
+    st.integers(-64, 255),
+    st.binary(max_size=40),
+    st.binary(max_size=40),
+    st.integers(min_value=0, max_value=60),
+    st.floats(min_value=0, max_value=1e9),
+    st.floats(min_value=0, max_value=1e9) | st.none(),
+)
+def test_a_report_says_what_was_put_in(status, code, stdout, stderr, kept, duration_s, cpu_s):
+    captures = Capture(kept), Capture(kept)
+    captures[0].add(stdout)
+    captures[1].add(stderr)
+    measured = math.nan if cpu_s is None else cpu_s
+    parts = report.pack(status, code, *captures, duration_s=duration_s, cpu_s=measured, memory_kills=3)
+    assert report.unpack(b"".join(parts), kept) == report.Report(
+        status,
+        code,
+        captures[0].value(),
+        captures[1].value(),
+        len(stdout),
+        len(stderr),
+        3,
+        duration_s,
+        cpu_s,
+    )

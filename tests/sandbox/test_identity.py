@@ -42,7 +42,7 @@ def first_processes(ancestor):
 
 def slots_of(launcher):
     """The statuses of its slots' pids 1."""
-    helpers = [launcher._zygote.pid] if isinstance(launcher, NativeLauncher) else list(launcher._processes)
+    helpers = [launcher._helper.pid] if isinstance(launcher, NativeLauncher) else list(launcher._processes)
     return [status for helper in helpers for status in first_processes(helper).values()]
 
 

@@ -16,6 +16,7 @@ from tests.sandbox.conftest import NATIVE, Driver
 from tests.sandbox.traces import (
     command_line,
     descendants,
+    is_pid_1,
     is_running,
     parent_of,
     supervisor_of,
@@ -169,8 +170,13 @@ def test_local_directories_are_removed_whatever_their_modes_and_after_a_killed_t
         assert list(Path("/tmp").glob(f"atropos-local-{driver.pid}-*")) == []
 
 
-def is_zygote(pid):
-    return b"zygote" in command_line(pid)
+def helpers_of(pid):
+    """What a pool runs beside its slots, as far as `pid` is its parent."""
+    return [
+        child
+        for child in descendants()
+        if parent_of(child) == pid and b"reaper" in command_line(child) and not is_pid_1(child)
+    ]
 
 
 async def use_all(pool):
@@ -179,13 +185,24 @@ async def use_all(pool):
             pass
 
 
-async def test_a_dead_zygote_is_an_error_and_not_a_hang():
+async def test_a_dead_reaper_is_an_error_and_not_a_hang():
     async with SandboxPool("native", size=2) as pool:
         async with pool.acquire() as sandbox:
-            (zygote,) = (pid for pid in descendants() if parent_of(pid) == os.getpid() and is_zygote(pid))
-            os.kill(zygote, signal.SIGKILL)
+            (reaper,) = helpers_of(os.getpid())
+            os.kill(reaper, signal.SIGKILL)
             assert (await sandbox.exec("sleep 60")).status is ExecStatus.SANDBOX_LOST
         with pytest.raises(SandboxError, match="helper process is gone"):
+            await use_all(pool)
+
+
+async def test_a_dead_zygote_costs_no_sandbox_and_is_an_error_where_another_is_wanted():
+    async with SandboxPool("native", size=2) as pool:
+        async with pool.acquire() as sandbox:
+            (reaper,) = helpers_of(os.getpid())
+            (zygote,) = helpers_of(reaper)
+            os.kill(zygote, signal.SIGKILL)
+            assert (await sandbox.exec("echo on")).stdout == b"on\n"
+        with pytest.raises(SandboxError, match="zygote: "):
             await use_all(pool)
 
 

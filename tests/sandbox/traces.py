@@ -25,6 +25,16 @@ def command_line(pid):
         return b""
 
 
+def is_pid_1(pid):
+    """True for the first process of a slot."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    (pids,) = (line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+    return len(pids) > 1 and pids[-1] == "1"
+
+
 def descendants(root=None):
     """Processes started by `root` (default: us), at any depth."""
     children = {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from fcntl import ioctl
 
+CLONE_PARENT = 0x0000_8000
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -78,10 +81,18 @@ def _system_call(number: int, *arguments: int | bytes | None, stage: str) -> int
     return _checked(_libc.syscall(ctypes.c_long(number), *passed), stage)
 
 
-def clone(flags: int) -> int:
-    """Fork into new namespaces: 0 in the child, its pid in the caller. The process must have one thread."""
+def prepared_clone(flags: int) -> Callable[[], int]:
+    """A fork into new namespaces, to be made by calling it: 0 in the child, its pid in the caller. Raises
+    OSError. The process must have one thread."""
     number = _NUMBERS[os.uname().machine]["clone"]
-    return _system_call(number, flags | _SIGCHLD, None, None, None, None, stage="clone")
+    arguments = ctypes.c_long(number), ctypes.c_long(flags | _SIGCHLD), None, None, None, None
+    call: Callable[[], int] = functools.partial(_libc.syscall, *arguments)
+
+    def clone() -> int:
+        pid = call()
+        return pid if pid >= 0 else _checked(pid, "clone")
+
+    return clone
 
 
 def pivot_root(new_root: str, old_root: str) -> None:

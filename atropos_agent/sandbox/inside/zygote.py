@@ -1,107 +1,81 @@
-"""The process that slots are forked from: loaded once, unprivileged, single-threaded, without an environment.
+"""The process that slots are cloned from: loaded once, unprivileged, single-threaded, without an environment.
 
-It speaks one JSON object per SEQPACKET message with the host: `{"spawn": id, "uid"}` with the slot's end of a
-socketpair attached, `{"kill": id}`; it answers `{"spawned": id, "pid"}` or `{"failed": id, ...}`, and tells
-`{"gone": id}` once a slot is reaped. It ends, and every slot with it, when the host closes the socket.
-
-A namespace belongs to the uid that makes it. Where the host is root and gives each slot a uid of its own, the
-zygote keeps the capabilities to take that uid on while it makes the slot, and to kill it.
+It does nothing else. Each page that it writes to between two slots is one that they do not share, and in
+Python every step is a write, if only to a reference count. So all that is to be remembered is with its
+parent, the reaper, whose children the slots become too.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import select
 import signal
 import socket
 import struct
+from errno import ECONNRESET
 from typing import NoReturn
 
-from atropos_agent.sandbox.inside import confine, control, linux, seccomp, supervisor
+from atropos_agent.sandbox.inside import control, linux, supervisor
 
-# kind, slot, a number (spawn: uid; spawned: pid; failed: errno), the stage that failed
-MESSAGE = struct.Struct("=cqq60p")
-SPAWN, KILL = b"s", b"k"
-READY, SPAWNED, FAILED, GONE = b"R", b"S", b"F", b"G"
-UID_PER_SLOT = "uid-per-slot"
-# The signal that ends a slot with its zygote is sent with the zygote's rights, so it needs CAP_KILL too.
-_OF_ANY_SLOT = linux.CAP_SETUID, linux.CAP_SETGID, linux.CAP_KILL
+_LONGEST = 100
+_DESCRIPTOR = struct.Struct("=i")
+_ROOM = socket.CMSG_SPACE(_DESCRIPTOR.size)
+CAPABILITIES = linux.CAP_SETUID, linux.CAP_SETGID
+"""What it takes to give a slot a uid of its own: a namespace belongs to the uid that makes it."""
 
 
 class Zygote:
-    """Forks slots on request and reaps them."""
+    """The zygote as the reaper sees it."""
 
-    def __init__(self, host: socket.socket) -> None:
-        self._host = host
-        self._poller = select.epoll()
-        self._slots: dict[int, tuple[int, int]] = {}  # pidfd: (slot id, pid)
-        self._pids: dict[int, int] = {}  # slot id: pid
+    def __init__(self, host: socket.socket, *, retained: tuple[int, ...]) -> None:
+        """Start it, with what is loaded here but for the reaper's `host`, and with these capabilities."""
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            try:
+                self._orders.close()
+                host.close()
+                linux.retain_capabilities(*retained)
+                linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+                _serve(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
 
-    def serve(self) -> None:
-        """Until the host closes its end."""
-        self._poller.register(self._host.fileno(), select.EPOLLIN)
-        self._say(READY)
-        while True:
-            for descriptor, _ in self._poller.poll():
-                if descriptor in self._slots:
-                    self._reap(descriptor)
-                elif not self._obey():
-                    return
+    def clone(self, uid: int, descriptor: int) -> int:
+        """The pid of a slot that runs as `uid` outside (-1: as we do) and serves the socket `descriptor`.
 
-    def _obey(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._host, MESSAGE.size, 1, socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            return False
-        kind, slot, number, _ = MESSAGE.unpack_from(data)
-        if kind == SPAWN:
-            self._spawn(slot, number, descriptors[0])
-        elif slot in self._pids:
-            os.kill(self._pids[slot], signal.SIGKILL)
-        return True
-
-    def _spawn(self, slot: int, uid: int, descriptor: int) -> None:
-        try:
-            pid = _clone_as(uid, descriptor)
-        except OSError as error:
-            self._say(FAILED, slot, error.errno or 0, error.filename or "setresuid")
-            return
-        finally:
-            os.close(descriptor)
-        pidfd = os.pidfd_open(pid)
-        self._slots[pidfd] = slot, pid
-        self._pids[slot] = pid
-        self._poller.register(pidfd, select.EPOLLIN)
-        self._say(SPAWNED, slot, pid)
-
-    def _reap(self, pidfd: int) -> None:
-        slot, pid = self._slots.pop(pidfd)
-        os.waitpid(pid, 0)
-        del self._pids[slot]
-        self._poller.unregister(pidfd)
-        os.close(pidfd)
-        self._say(GONE, slot)
-
-    def _say(self, kind: bytes, slot: int = 0, number: int = 0, stage: str = "") -> None:
-        self._host.send(MESSAGE.pack(kind, slot, number, stage.encode()))
+        Raises OSError whose filename is the stage.
+        """
+        socket.send_fds(self._orders, [b"%d" % uid], [descriptor])
+        pid, _, stage = (self._orders.recv(_LONGEST) or b"%d zygote" % -ECONNRESET).partition(b" ")
+        if int(pid) < 0:
+            raise OSError(-int(pid), os.strerror(-int(pid)), stage.decode())
+        return int(pid)
 
 
-def _clone_as(uid: int, descriptor: int) -> int:
-    """Start a slot whose ids outside are `uid` (-1: ours), and be again who we are."""
+def _serve(orders: socket.socket) -> None:
+    """Until the reaper is gone."""
     own_uid, own_gid = os.getuid(), os.getgid()
-    outer_ids = (own_uid, own_gid) if uid < 0 else (uid, uid)
-    try:
-        if uid >= 0:
-            os.setresgid(uid, uid, own_gid)
-            os.setresuid(uid, uid, own_uid)
-        pid = linux.clone(linux.ALL_NAMESPACES)
-        if pid == 0:
-            _become_slot(descriptor, outer_ids)
-        return pid
-    finally:
+    clone = linux.prepared_clone(linux.ALL_NAMESPACES | linux.CLONE_PARENT)
+    while True:
+        order, control_messages, _, _ = orders.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        if not order:
+            return
+        uid, (descriptor,) = int(order), _DESCRIPTOR.unpack(control_messages[0][2])
+        try:
+            if uid >= 0:
+                os.setresgid(uid, uid, own_gid)
+                os.setresuid(uid, uid, own_uid)
+            pid = clone()
+            if pid == 0:
+                _become_slot(descriptor, (own_uid, own_gid) if uid < 0 else (uid, uid))
+            answer = b"%d" % pid
+        except OSError as error:
+            answer = b"%d %s" % (-(error.errno or 0), (error.filename or "setresuid").encode())
         if uid >= 0:
             os.setresuid(own_uid, own_uid, own_uid)
             os.setresgid(own_gid, own_gid, own_gid)
+        os.close(descriptor)
+        orders.send(answer)
 
 
 def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
@@ -114,31 +88,3 @@ def _become_slot(descriptor: int, outer_ids: tuple[int, int]) -> NoReturn:
         supervisor.Supervisor(host).run(outer_ids)
     finally:
         os._exit(1)
-
-
-def _drop_to(uid: int, *, retained: tuple[int, ...]) -> None:
-    """Stop being root: the sandbox must never run as the host's uid 0."""
-    linux.prctl(linux.PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    linux.retain_capabilities(*retained)
-    linux.prctl(linux.PR_SET_KEEPCAPS, 0)
-
-
-def main(descriptor: int, uid: int, identity: str) -> None:
-    """Run a zygote on an inherited socket, as `uid` (-1: as who we are)."""
-    host = socket.socket(fileno=descriptor)
-    host.set_inheritable(False)
-    if uid >= 0:
-        _drop_to(uid, retained=_OF_ANY_SLOT if identity == UID_PER_SLOT else ())
-    os.chdir("/")
-    confine.ignore_signals_from_inside()
-    for unseen_memory in (True, False):
-        seccomp.prepared(unseen_memory=unseen_memory)
-    gc.collect()
-    gc.freeze()
-    try:
-        Zygote(host).serve()
-    except (BrokenPipeError, ConnectionResetError):
-        return
