@@ -35,7 +35,7 @@ class Jobs:
             self._grounds.keep(program)
         number = next(self._numbers)
         self._jobs[number] = program
-        self._kills[number] = self._grounds.limits.memory_kills
+        self._kills[number] = self._grounds.limits.memory_kills()
         return frames.encode({"job": number})
 
     def poll(self, request: frames.Frame) -> bytes:
@@ -50,8 +50,8 @@ class Jobs:
             return frames.encode({}, *program.report("running", 0))
         number = frames.integer(request.meta, "job")
         del self._jobs[number]
-        kills = self._grounds.limits.memory_kills - self._kills.pop(number)
-        return frames.encode({}, *program.report(*program.outcome(), kills=kills))
+        kills = self._grounds.limits.memory_kills() - self._kills.pop(number)
+        return frames.encode({}, *program.report(program.status, program.code, kills=kills))
 
     def end(self, request: frames.Frame) -> bytes:
         """End a job with all that it started: the reply as of `poll`. Raises FrameError."""

@@ -9,11 +9,10 @@ class Capture:
     `reader` and `writer` are the ends of the pipe that the stream comes through, -1 while there is none.
     """
 
-    total: int = 0
-    reader: int = -1
-    writer: int = -1
-
     def __init__(self, kept: int) -> None:
+        self.total: int = 0
+        self.reader: int = -1
+        self.writer: int = -1
         self._kept = kept
         self._head = bytearray()
         self._tail = bytearray()

@@ -26,14 +26,14 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
 def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
     """Follow a program to its end: the reply. Raises HostGoneError, FrameError."""
     family, limits = grounds.family, grounds.limits
-    used_s, kills = family.used_s, limits.memory_kills
+    used_s, kills = family.used_s, limits.memory_kills()
     if not program.ended:
         timeout_s = frames.number(request.meta, "timeout_s")
         program.end(grounds.follow(program, program.pidfd, timeout_s=timeout_s, cpu_s=limits.cpu_s))
-    status, code = program.outcome()
+    status, code = program.status, program.code
     if status == "exited" and code > 0 and full(grounds):
         status = "disk_full"
-    told = program.report(status, code, cpu_s=family.used_s - used_s, kills=limits.memory_kills - kills)
+    told = program.report(status, code, cpu_s=family.used_s - used_s, kills=limits.memory_kills() - kills)
     return frames.encode({}, *told)
 
 

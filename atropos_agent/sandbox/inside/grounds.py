@@ -30,13 +30,14 @@ class Grounds:
     family: Family
     streams: Streams = field(default_factory=Streams)
     kept: dict[int, Program] = field(default_factory=dict[int, Program])
+    period_s: float = math.inf
 
     @classmethod
     def untouched(cls, host: Control, limits: watch.Limits, family: Family) -> Grounds:
         """Those of a slot in which nothing has run yet."""
         present = [path for path in (limits.workspace, *TEMPORARY, _QUEUES) if os.path.isdir(path)]
         modes = {path: stat.S_IMODE(os.stat(path).st_mode) for path in present}
-        grounds = cls(host, limits, modes, family)
+        grounds = cls(host, limits, modes, family, period_s=watch.PERIOD_S if limits.watched else math.inf)
         grounds.streams.watch(host.requests, HANG_UP)
         return grounds
 
@@ -58,7 +59,7 @@ class Grounds:
         self.streams.watch(self.host.requests)
         asked = False
         while self.kept and not asked:
-            for descriptor in self.streams.wait(watch.PERIOD_S if self.limits.watched else None):
+            for descriptor in self.streams.wait(self.period_s):
                 if descriptor == self.host.requests:
                     asked = True
                 else:
@@ -72,8 +73,8 @@ class Grounds:
 
         `cpu_s` is what may be used by what runs now, infinite for no limit. Raises HostGoneError.
         """
-        cpu_exceeded = self._cpu_meter(cpu_s)
-        period_s = watch.PERIOD_S if cpu_exceeded or self.limits.watched or self.kept else math.inf
+        cpu_exceeded = None if cpu_s == math.inf else self._cpu_meter(cpu_s)
+        period_s = watch.PERIOD_S if cpu_exceeded or self.kept else self.period_s
         now = time.monotonic()
         until, next_check = now + timeout_s, now + period_s
         while now < until:
@@ -88,7 +89,7 @@ class Grounds:
                 if descriptor in (awaited, program.pidfd):
                     return "exited"
                 self._ended(descriptor)
-            if program.too_loud:
+            if program.too_loud():
                 return "output_limit"
             now = time.monotonic()
         return "timeout"
@@ -113,16 +114,14 @@ class Grounds:
     def _enforce(self) -> str:
         """Hold the limits of the slot and of its kept programs: the status that ends all that runs, or ""."""
         for pidfd, program in list(self.kept.items()):
-            if program.too_loud:
+            if program.too_loud():
                 self.kept.pop(pidfd).end("output_limit")
         reason = self.limits.exceeded()
         if reason:
             self.end_kept(reason)
         return reason
 
-    def _cpu_meter(self, cpu_s: float) -> Callable[[], bool] | None:
-        """Tells, from now on, whether more than `cpu_s` was used; None where that is no limit."""
-        if cpu_s == math.inf:
-            return None
+    def _cpu_meter(self, cpu_s: float) -> Callable[[], bool]:
+        """Tells, from now on, whether more than `cpu_s` was used."""
         before_s = self.family.used_s + watch.cpu_of_the_living_s()
         return lambda: self.family.used_s + watch.cpu_of_the_living_s() - before_s > cpu_s

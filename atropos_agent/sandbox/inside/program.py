@@ -31,6 +31,7 @@ ENVIRONMENT = {
 _LONGEST_ARGUMENT = 120_000
 _SCRIPT_FD = 9
 _OUT_OF_THE_WAY = 64
+_DUP2 = (os.POSIX_SPAWN_DUP2,) * 4
 _CANNOT_START = 126
 _IGNORED_HERE = (signal.SIGPIPE, signal.SIGXFSZ)
 # Of each that it is not told to reset, the C library first asks what is done with it, in every child.
@@ -60,12 +61,12 @@ class Start(NamedTuple):
 
 
 class Program:
-    """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`."""
+    """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`.
 
-    pid: int = 0
-    pidfd: int = -1
-    _reason: str = "exited"
-    _wait_status: int | None = None
+    It has `ended` once `end` was called, or nothing could be started; then `status` and `code` say how, as in
+    `report.Report`.
+    """
+
     _feeds: tuple[Feed, ...] = ()
     _lent: tuple[int, ...] = ()
 
@@ -73,19 +74,18 @@ class Program:
         self._streams = streams
         self._family = family
         self._limits = limits
+        self.pid: int = 0
+        self.pidfd: int = -1
+        self.ended: bool = False
+        self.status: str = "exited"
+        self.code: int = 0
         self.started: float = time.monotonic()
         self.stdout: Capture = Capture(limits.output_kept)
         self.stderr: Capture = Capture(limits.output_kept)
 
-    @property
     def too_loud(self) -> bool:
         """True where more was written than is allowed."""
         return self.stdout.total + self.stderr.total > self._limits.output_limit
-
-    @property
-    def ended(self) -> bool:
-        """True once `end` was called, or nothing could be started."""
-        return self._wait_status is not None
 
     def spawn(self, start: Start) -> None:
         """Run a script in the foreground. Raises OSError, ValueError: nothing was started."""
@@ -98,7 +98,7 @@ class Program:
                     "/bin/sh",
                     arguments,
                     start.environment,
-                    file_actions=[(os.POSIX_SPAWN_DUP2, end, number) for number, end in theirs.items()],
+                    file_actions=[*zip(_DUP2, theirs.values(), theirs, strict=False)],
                     setpgroup=0,
                     setsigdef=_RESET,
                 )
@@ -160,18 +160,14 @@ class Program:
 
     def end(self, reason: str = "exited") -> None:
         """End the program, with all that descends from it, for `reason`, and take the last of its output."""
-        if self._wait_status is None:
-            self._reason = "output_limit" if reason == "exited" and self.too_loud else reason
-            self._wait_status = self._family.release(self.pid)
+        if not self.ended:
+            self.ended = True
+            self.status = "output_limit" if reason == "exited" and self.too_loud() else reason
+            self.code = os.waitstatus_to_exitcode(self._family.release(self.pid))
             self._streams.forget(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1  # the number may soon be another's
             self._close_ours()
-
-    def outcome(self) -> tuple[str, int]:
-        """Status and code for `report`; to be asked once it has ended."""
-        assert self._wait_status is not None
-        return self._reason, os.waitstatus_to_exitcode(self._wait_status)
 
     def report(self, status: str, code: int, *, cpu_s: float = math.nan, kills: int = 0) -> report.Parts:
         """What is said of it, with all that is kept of its output, in the terms of `report.Report`."""
@@ -182,7 +178,7 @@ class Program:
 
     def refused(self, directory: str, error: Exception) -> None:
         """Say on stderr, in the way of a shell, why nothing was started."""
-        self._wait_status = _CANNOT_START << 8
+        self.ended, self.code = True, _CANNOT_START
         self._close_ours()
         reason = getattr(error, "strerror", None) or error
         self.stderr.add(f"sh: cannot start in {directory!r}: {reason}\n".encode("utf-8", "backslashreplace"))

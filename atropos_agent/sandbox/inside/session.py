@@ -113,13 +113,13 @@ class Session:
         """Give it a text and follow until its status is there: the reply. Raises HostGoneError,
         FrameError."""
         self._grounds.settle()
-        status, reason, kills = None, "exited", self._grounds.limits.memory_kills
+        status, reason, kills = None, "exited", self._grounds.limits.memory_kills()
         if not self.program.ended:
             self._number += 1
             self.program.started = time.monotonic()
             self._grounds.streams.refill(self._feed, self._encoded(request.payload))
             status, reason = self._follow(frames.number(request.meta, "timeout_s"))
-        return self._reply(status, reason, self._grounds.limits.memory_kills - kills)
+        return self._reply(status, reason, self._grounds.limits.memory_kills() - kills)
 
     def close(self) -> None:
         """End it, with everything it started."""
@@ -180,7 +180,8 @@ class Session:
 
     def _reply(self, status: int | None, reason: str, kills: int) -> bytes:
         if status is None:
-            return frames.encode({"alive": False}, *self.program.report(*self.program.outcome(), kills=kills))
+            told = self.program.report(self.program.status, self.program.code, kills=kills)
+            return frames.encode({"alive": False}, *told)
         self.program.drain()
         if reason == "exited" and status and command.full(self._grounds):
             reason = "disk_full"

@@ -92,10 +92,10 @@ class Streams:
             feed.ended = True
             os.close(feed.descriptor)
 
-    def wait(self, timeout_s: float | None) -> list[int]:
+    def wait(self, timeout_s: float) -> list[int]:
         """Serve the pipes for at most `timeout_s`, until something happens: the watched descriptors that are
         ready."""
-        timeout_ms = None if timeout_s is None else max(1, math.ceil(timeout_s * 1000))
+        timeout_ms = None if timeout_s == math.inf else max(1, math.ceil(timeout_s * 1000))
         ready: list[int] = []
         captures, feeds = self._captures, self._feeds
         for descriptor, _ in self._poller.poll(timeout_ms):

@@ -30,7 +30,6 @@ class Limits:
     cpu_s: float = math.inf
     group: EngineGroup | None = None
 
-    @property
     def memory_kills(self) -> int:
         """How often the kernel killed something here for want of memory, where the host cannot see that."""
         return 0 if self.group is None else self.group.memory_kills()
