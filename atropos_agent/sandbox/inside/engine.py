@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _ROOT = "/sys/fs/cgroup"
 _UNLIMITED = 1 << 60
 
 
-@dataclass(frozen=True, slots=True)
-class EngineGroup:
+class EngineGroup(NamedTuple):
     """What the group really limits; None where it does not. `version` is 0 where no group can be seen."""
 
     version: int

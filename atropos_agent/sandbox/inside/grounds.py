@@ -7,7 +7,6 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from atropos_agent.sandbox.inside import watch
 from atropos_agent.sandbox.inside.control import HANG_UP, Control, HostGoneError
@@ -19,27 +18,21 @@ TEMPORARY = ("/tmp", "/dev/shm")  # noqa: S108 the slot's own
 _QUEUES = "/dev/mqueue"  # containers have it mounted
 
 
-@dataclass(slots=True)
 class Grounds:
     """Pipes, processes and limits of a slot; `kept` holds the programs that outlive commands, by pidfd, and
     `modes` the modes that the directories for its files had before any command ran."""
 
-    host: Control
-    limits: watch.Limits
-    modes: dict[str, int]
-    family: Family
-    streams: Streams = field(default_factory=Streams)
-    kept: dict[int, Program] = field(default_factory=dict[int, Program])
-    period_s: float = math.inf
-
-    @classmethod
-    def untouched(cls, host: Control, limits: watch.Limits, family: Family) -> Grounds:
-        """Those of a slot in which nothing has run yet."""
+    def __init__(self, host: Control, limits: watch.Limits, family: Family) -> None:
+        """To be made before anything has run."""
         present = [path for path in (limits.workspace, *TEMPORARY, _QUEUES) if os.path.isdir(path)]
-        modes = {path: stat.S_IMODE(os.stat(path).st_mode) for path in present}
-        grounds = cls(host, limits, modes, family, period_s=watch.PERIOD_S if limits.watched else math.inf)
-        grounds.streams.watch(host.requests, HANG_UP)
-        return grounds
+        self.host: Control = host
+        self.limits: watch.Limits = limits
+        self.modes: dict[str, int] = {path: stat.S_IMODE(os.stat(path).st_mode) for path in present}
+        self.family: Family = family
+        self.streams: Streams = Streams()
+        self.streams.watch(host.requests, HANG_UP)
+        self.kept: dict[int, Program] = {}
+        self.period_s: float = watch.PERIOD_S if limits.watched else math.inf
 
     def program(self) -> Program:
         """One that is not yet started."""

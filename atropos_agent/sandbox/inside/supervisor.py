@@ -47,7 +47,7 @@ class Supervisor:
         try:
             limits, family = set_up(self._receive().meta, outer_ids, group)
             self._control.send(_READY if group is None else _ready_in(group, limits))
-            self._serve(Grounds.untouched(self._control, limits, family))
+            self._serve(Grounds(self._control, limits, family))
         except (HostGoneError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from atropos_agent.sandbox.inside.engine import EngineGroup
 
@@ -14,8 +14,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup.
 
     Of what a program writes, `output_kept` bytes a stream are kept; more than `output_limit` ends it. `cpu_s`
