@@ -42,7 +42,7 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
         program.fork(start, keep=False, prepare=_confine)
     except (OSError, ValueError) as error:
         program.refused(start.directory, error)
-    reply = command.finish(request, grounds, program)
+    reply = command.finish(program, grounds, timeout_s=frames.number(request.meta, "timeout_s"))
     quiet(grounds)  # what scores must not be read afterwards
     return reply
 

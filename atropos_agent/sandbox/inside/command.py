@@ -20,15 +20,14 @@ def run(request: frames.Frame, grounds: Grounds) -> bytes:
         program.spawn(start)
     except (OSError, ValueError) as error:
         program.refused(start.directory, error)
-    return finish(request, grounds, program)
+    return finish(program, grounds, timeout_s=frames.number(request.meta, "timeout_s"))
 
 
-def finish(request: frames.Frame, grounds: Grounds, program: Program) -> bytes:
-    """Follow a program to its end: the reply. Raises HostGoneError, FrameError."""
+def finish(program: Program, grounds: Grounds, *, timeout_s: float) -> bytes:
+    """Follow a program to its end: the reply. Raises HostGoneError."""
     family, limits = grounds.family, grounds.limits
     used_s, kills = family.used_s, limits.memory_kills()
     if not program.ended:
-        timeout_s = frames.number(request.meta, "timeout_s")
         program.end(grounds.follow(program, program.pidfd, timeout_s=timeout_s, cpu_s=limits.cpu_s))
     status, code = program.status, program.code
     if status == "exited" and code > 0 and full(grounds):

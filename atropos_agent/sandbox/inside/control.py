@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from typing import NamedTuple
 
 _REQUESTS = 3
 _ANSWERS = 4
@@ -17,11 +16,12 @@ class HostGoneError(Exception):
     """The host closed its end; the slot has no reason to live."""
 
 
-class Control(NamedTuple):
+class Control:
     """Descriptors that requests come from and answers go to; one and the same where it is a socket."""
 
-    requests: int
-    answers: int
+    def __init__(self, requests: int, answers: int) -> None:
+        self.requests: int = requests
+        self.answers: int = answers
 
     def receive(self) -> bytes:
         """What has come, up to 64 KiB. Raises HostGoneError."""

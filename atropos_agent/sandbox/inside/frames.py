@@ -10,6 +10,7 @@ PREFIX = struct.Struct("!II")
 # Made once: to run fewer lines of Python is to write to fewer of the pages that slots share.
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().raw_decode
+_NUMBERS = (int, float)
 MAX_META = 16 << 20
 LARGEST = 1e300
 """What a number must be below, so that it is one: not infinite, and not NaN."""
@@ -97,7 +98,7 @@ def integer(meta: dict[str, object], key: str) -> int:
 def number(meta: dict[str, object], key: str) -> float:
     """A required int or float field. Raises FrameError."""
     value = meta.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < LARGEST:
+    if not isinstance(value, _NUMBERS) or isinstance(value, bool) or not abs(value) < LARGEST:
         raise FrameError(f"field {key!r} is {value!r:.80}, not a number")
     return float(value)
 

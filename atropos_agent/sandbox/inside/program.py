@@ -89,15 +89,16 @@ class Program:
 
     def spawn(self, start: Start) -> None:
         """Run a script in the foreground. Raises OSError, ValueError: nothing was started."""
-        theirs = self._open(start.stdin)
+        script, directory, environment, stdin = start
+        theirs = self._open(stdin)
         try:
-            arguments = self._shell(start.script, theirs)
-            os.chdir(start.directory)
+            arguments = self._shell(script, theirs)
+            os.chdir(directory)
             with self._family.expendable:
                 self.pid = os.posix_spawn(
                     "/bin/sh",
                     arguments,
-                    start.environment,
+                    environment,
                     file_actions=[*zip(_DUP2, theirs.values(), theirs, strict=False)],
                     setpgroup=0,
                     setsigdef=_RESET,

@@ -17,6 +17,7 @@ _ROUND_S = 0.001
 _CALM_ROUNDS = 2  # one look may miss a process whose parent ends meanwhile
 _THREADS = 17
 _WALL = 0x4000_0000  # also children whose end no SIGCHLD tells of
+_DEAD = os.WNOHANG | _WALL
 
 
 class Family:
@@ -127,7 +128,7 @@ class Family:
         """Reap what is dead; False where no child is left."""
         try:
             while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG | _WALL)
+                pid, status, usage = os.wait4(-1, _DEAD)
                 if pid == 0:
                     return True
                 self._note(pid, status, usage)

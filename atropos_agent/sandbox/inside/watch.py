@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from atropos_agent.sandbox.inside.engine import EngineGroup
 
@@ -14,24 +12,35 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Limits(NamedTuple):
+class Limits:
     """What a slot as a whole may hold; None where the kernel sees to it. `group` is a container's cgroup.
 
     Of what a program writes, `output_kept` bytes a stream are kept; more than `output_limit` ends it. `cpu_s`
     is for what one command runs.
     """
 
-    workspace: str
-    memory_bytes: int | None
-    inodes: int | None
-    output_kept: int
-    output_limit: int
-    cpu_s: float = math.inf
-    group: EngineGroup | None = None
+    def __init__(
+        self,
+        *,
+        workspace: str,
+        memory_bytes: int | None,
+        inodes: int | None,
+        output_kept: int,
+        output_limit: int,
+        cpu_s: float,
+        group: EngineGroup | None,
+    ) -> None:
+        self.workspace: str = workspace
+        self.memory_bytes: int | None = memory_bytes
+        self.inodes: int | None = inodes
+        self.output_kept: int = output_kept
+        self.output_limit: int = output_limit
+        self.cpu_s: float = cpu_s
+        self._group = group
 
     def memory_kills(self) -> int:
         """How often the kernel killed something here for want of memory, where the host cannot see that."""
-        return 0 if self.group is None else self.group.memory_kills()
+        return 0 if self._group is None else self._group.memory_kills()
 
     @property
     def watched(self) -> bool:
