@@ -17,7 +17,7 @@ _PACKAGE = "atropos_agent/sandbox/inside"
 def archive() -> bytes:
     """The bytes of a zip file with a `__main__`.
 
-    The modules are in it compiled, for an interpreter like ours, and as text, for that of a container's image.
+    The modules are in it compiled, for an interpreter like ours, and as text, for one in a container's image.
     """
     sources = sorted((Path(__file__).parent / "inside").glob("*.py"))
     buffer = io.BytesIO()
