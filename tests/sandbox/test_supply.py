@@ -8,7 +8,7 @@ import pytest
 
 from atropos_agent.errors import SandboxBusy
 from atropos_agent.sandbox import ExecStatus, PoolStats, SandboxPool, SandboxSpec
-from tests.sandbox.traces import descendants, is_pid_1, supervisor_of
+from tests.sandbox.traces import descendants, is_pid_1, parent_of, supervisor_of
 
 pytestmark = pytest.mark.integration
 BACKENDS = ["native", "bubblewrap", "local"]
@@ -104,7 +104,7 @@ async def test_an_idle_sandbox_that_died_is_replaced_unnoticed():
     async with SandboxPool("native", size=2, min_idle=2) as pool:
         await rested(pool)
         for pid in descendants():
-            if is_pid_1(pid):
+            if is_pid_1(pid) and parent_of(parent_of(pid)) == os.getpid():
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.2)
         for _ in range(3):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from atropos_agent.sandbox.inside import watch
 from atropos_agent.sandbox.inside.control import HANG_UP, Control, HostGoneError
 from atropos_agent.sandbox.inside.program import Program
+from atropos_agent.sandbox.inside.report import Status
 from atropos_agent.sandbox.inside.streams import Streams
 from atropos_agent.sandbox.inside.tree import Family
 
@@ -60,7 +61,7 @@ class Grounds:
             self._enforce()
         self.streams.watch(self.host.requests, HANG_UP)
 
-    def follow(self, program: Program, awaited: int, *, timeout_s: float, cpu_s: float = math.inf) -> str:
+    def follow(self, program: Program, awaited: int, *, timeout_s: float, cpu_s: float = math.inf) -> Status:
         """Serve the slot until `awaited` is ready, or `program` has ended ("exited"), or a limit is hit (its
         status).
 
@@ -72,9 +73,11 @@ class Grounds:
         until, next_check = now + timeout_s, now + period_s
         while now < until:
             if now >= next_check:
-                reason = self._enforce() or ("timeout" if cpu_exceeded and cpu_exceeded() else "")
-                if reason:
+                reason = self._enforce()
+                if reason is not None:
                     return reason
+                if cpu_exceeded and cpu_exceeded():
+                    return "timeout"
                 next_check = now + period_s
             for descriptor in self.streams.wait(min(until, next_check) - now):
                 if descriptor == self.host.requests:
@@ -93,7 +96,7 @@ class Grounds:
             if self.family.status(program.pid) is not None:
                 self._ended(pidfd)
 
-    def end_kept(self, reason: str) -> None:
+    def end_kept(self, reason: Status) -> None:
         """End every kept program."""
         for program in self.kept.values():
             program.end(reason)
@@ -104,13 +107,14 @@ class Grounds:
         if program is not None:
             program.end()
 
-    def _enforce(self) -> str:
-        """Hold the limits of the slot and of its kept programs: the status that ends all that runs, or ""."""
+    def _enforce(self) -> Status | None:
+        """Hold the limits of the slot and of its kept programs: the status that ends all that runs, if one
+        does."""
         for pidfd, program in list(self.kept.items()):
             if program.too_loud():
                 self.kept.pop(pidfd).end("output_limit")
         reason = self.limits.exceeded()
-        if reason:
+        if reason is not None:
             self.end_kept(reason)
         return reason
 

@@ -77,7 +77,7 @@ class Program:
         self.pid: int = 0
         self.pidfd: int = -1
         self.ended: bool = False
-        self.status: str = "exited"
+        self.status: report.Status = "exited"
         self.code: int = 0
         self.started: float = time.monotonic()
         self.stdout: Capture = Capture(limits.output_kept)
@@ -159,7 +159,7 @@ class Program:
         self._streams.drain(self.stdout)
         self._streams.drain(self.stderr)
 
-    def end(self, reason: str = "exited") -> None:
+    def end(self, reason: report.Status = "exited") -> None:
         """End the program, with all that descends from it, for `reason`, and take the last of its output."""
         if not self.ended:
             self.ended = True
@@ -170,7 +170,9 @@ class Program:
             self.pidfd = -1  # the number may soon be another's
             self._close_ours()
 
-    def report(self, status: str, code: int, *, cpu_s: float = math.nan, kills: int = 0) -> report.Parts:
+    def report(
+        self, status: report.Status, code: int, *, cpu_s: float = math.nan, kills: int = 0
+    ) -> report.Parts:
         """What is said of it, with all that is kept of its output, in the terms of `report.Report`."""
         duration_s = time.monotonic() - self.started
         return report.pack(

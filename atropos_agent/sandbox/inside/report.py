@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from atropos_agent.sandbox.inside.capture import Capture
 from atropos_agent.sandbox.inside.frames import LARGEST, FrameError
 
-STATUSES = ("exited", "running", "timeout", "oom", "output_limit", "disk_full")
+Status = Literal["exited", "running", "killed", "timeout", "oom", "output_limit", "disk_full"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 RECORD = struct.Struct("!BiQQQQdd")
 """Index of the status, code, sizes of what is kept of stdout, of all stdout, of all stderr, memory kills,
 duration, CPU time (NaN where it was not measured)."""
@@ -30,7 +31,7 @@ class Report(NamedTuple):
     `stderr` are what is kept of the streams, in all `stdout_bytes` and `stderr_bytes` long.
     """
 
-    status: str
+    status: Status
     code: int
     stdout: bytes
     stderr: bytes
@@ -42,7 +43,7 @@ class Report(NamedTuple):
 
 
 def pack(
-    status: str,
+    status: Status,
     code: int,
     stdout: Capture,
     stderr: Capture,

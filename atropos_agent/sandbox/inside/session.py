@@ -15,6 +15,7 @@ import time
 from atropos_agent.sandbox.inside import command, frames
 from atropos_agent.sandbox.inside.grounds import Grounds
 from atropos_agent.sandbox.inside.program import Program, Start
+from atropos_agent.sandbox.inside.report import Status
 from atropos_agent.sandbox.inside.streams import Feed
 
 _TEXTS, _STATUSES = 8, 9
@@ -113,7 +114,9 @@ class Session:
         """Give it a text and follow until its status is there: the reply. Raises HostGoneError,
         FrameError."""
         self._grounds.settle()
-        status, reason, kills = None, "exited", self._grounds.limits.memory_kills()
+        status: int | None = None
+        reason: Status = "exited"
+        kills = self._grounds.limits.memory_kills()
         if not self.program.ended:
             self._number += 1
             self.program.started = time.monotonic()
@@ -139,7 +142,7 @@ class Session:
             return b"%d %d\n%b\n" % (self._number, text.count(b"\n") + 1, text)
         return b"%d %d\n%b" % (self._number, len(text), text)
 
-    def _follow(self, timeout_s: float) -> tuple[int | None, str]:
+    def _follow(self, timeout_s: float) -> tuple[int | None, Status]:
         """Until there is a status, or none can come: the status, and which limit was hit or "exited"."""
         streams = self._grounds.streams
         streams.watch(self._statuses)
@@ -157,7 +160,7 @@ class Session:
             self.program.end(reason)
         return status, reason
 
-    def _wait(self, until: float) -> tuple[int | None, str]:
+    def _wait(self, until: float) -> tuple[int | None, Status]:
         """Until the status of the current text is there, or a limit is hit, or the program ends."""
         while True:
             timeout_s = until - time.monotonic()
@@ -178,7 +181,7 @@ class Session:
                     return int(status) & 0xFF
         return None
 
-    def _reply(self, status: int | None, reason: str, kills: int) -> bytes:
+    def _reply(self, status: int | None, reason: Status, kills: int) -> bytes:
         if status is None:
             told = self.program.report(self.program.status, self.program.code, kills=kills)
             return frames.encode({"alive": False}, *told)

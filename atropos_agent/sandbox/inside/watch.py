@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from atropos_agent.sandbox.inside.engine import EngineGroup
+from atropos_agent.sandbox.inside.report import Status
 
 PERIOD_S = 0.02
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -47,13 +48,13 @@ class Limits:
         """True where one of them can only be held by looking."""
         return self.memory_bytes is not None or self.inodes is not None
 
-    def exceeded(self) -> str:
-        """The status that ends what runs, "" for none."""
+    def exceeded(self) -> Status | None:
+        """The status that ends what runs, if one does."""
         if self.memory_bytes is not None and _memory_exceeds(self.memory_bytes):
             return "oom"
         if self.inodes is not None and _inodes_exceed(self.workspace, self.inodes):
             return "disk_full"
-        return ""
+        return None
 
     def full(self, directories: tuple[str, ...]) -> bool:
         """True where one of the file systems has no block or no inode left."""
