@@ -113,7 +113,18 @@ async def test_endless_output_is_stopped(any_sandbox):
     assert len(result.stdout) == 64 << 10
 
 
+CLONE = """exec /usr/bin/python3 -c '
+import ctypes, os, time
+number = {{"x86_64": 56, "aarch64": 220}}[os.uname().machine]
+if ctypes.CDLL(None).syscall(number, {flags}, 0, 0, 0, 0) == 0:
+    open("/proc/self/comm", "w").write("sleep")
+    time.sleep(100)
+time.sleep(0.05)
+print("started")'"""
+CLONE_PARENT = 0x8000
 DAEMONS = {
+    "whose end no signal tells": CLONE.format(flags=0),
+    "child of the supervisor": CLONE.format(flags=CLONE_PARENT),
     "background": "sleep 100 &",
     "own session, deaf, holding stdout": "setsid sh -c 'trap \"\" TERM HUP; sleep 100' & sleep 0.05",
     "orphan": "( ( sleep 100 & ) & )",

@@ -120,6 +120,24 @@ async def test_silence_ends_at_the_hosts_own_deadline(lying):
     assert (result.status, sandbox.alive) == (ExecStatus.SANDBOX_LOST, False)
 
 
+async def test_the_deadline_of_a_request_is_its_own():
+    ours, theirs = socket.socketpair()
+    link = await Link.over(ours)
+    loop = asyncio.get_running_loop()
+
+    async def asked(timeout_s, answer_after_s=None):
+        if answer_after_s is not None:
+            loop.call_later(answer_after_s, theirs.send, frames.encode({}))
+        return await link.request({}, timeout_s=timeout_s)
+
+    with theirs:
+        await asked(0.1, 0)  # leaves an alarm behind
+        await asked(5, 0.2)
+        await asked(5, 0)  # and a late one
+        with pytest.raises(SandboxLost, match=r"no answer within 0\.1 s"):
+            await asked(0.1)
+
+
 async def test_an_answer_that_came_while_the_loop_was_busy_counts():
     ours, theirs = socket.socketpair()
     link = await Link.over(ours)
