@@ -84,6 +84,14 @@ async def test_what_a_finished_job_left_running_ends_with_it(sandbox):
     assert b"sleep" not in (await sandbox.exec("cat /proc/[0-9]*/comm")).stdout
 
 
+async def test_a_finished_job_took_as_long_as_it_ran_and_not_until_it_was_looked_at(sandbox):
+    job = await sandbox.start("true")
+    await asyncio.sleep(1)
+    report = await job.poll()
+    assert report.status is ExecStatus.OK
+    assert report.duration_s < 0.9
+
+
 async def test_a_job_that_cannot_start_has_failed(sandbox):
     report = await (await sandbox.start("true", cwd="/none")).poll()
     assert (report.status, report.exit_code) == (ExecStatus.NONZERO, 126)

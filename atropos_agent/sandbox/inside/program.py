@@ -63,8 +63,8 @@ class Start(NamedTuple):
 class Program:
     """A child with its output captured. Used once: construct, `spawn` or `fork`, `end`.
 
-    It has `ended` once `end` was called, or nothing could be started; then `status` and `code` say how, as in
-    `report.Report`.
+    It has `ended` once `end` was called, or nothing could be started; then `status`, `code` and `duration_s`
+    say how, as in `report.Report`.
     """
 
     _feeds: tuple[Feed, ...] = ()
@@ -79,6 +79,7 @@ class Program:
         self.ended: bool = False
         self.status: report.Status = "exited"
         self.code: int = 0
+        self.duration_s: float = 0.0
         self.started: float = time.monotonic()
         self.stdout: Capture = Capture(limits.output_kept)
         self.stderr: Capture = Capture(limits.output_kept)
@@ -165,6 +166,7 @@ class Program:
             self.ended = True
             self.status = "output_limit" if reason == "exited" and self.too_loud() else reason
             self.code = os.waitstatus_to_exitcode(self._family.release(self.pid))
+            self.duration_s = time.monotonic() - self.started
             self._streams.forget(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1  # the number may soon be another's
@@ -174,7 +176,7 @@ class Program:
         self, status: report.Status, code: int, *, cpu_s: float = math.nan, kills: int = 0
     ) -> report.Parts:
         """What is said of it, with all that is kept of its output, in the terms of `report.Report`."""
-        duration_s = time.monotonic() - self.started
+        duration_s = self.duration_s if self.ended else time.monotonic() - self.started
         return report.pack(
             status, code, self.stdout, self.stderr, duration_s=duration_s, cpu_s=cpu_s, memory_kills=kills
         )

@@ -34,7 +34,6 @@ class Zygote:
                 self._orders.close()
                 host.close()
                 linux.retain_capabilities(*retained)
-                linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
                 _serve(theirs)
             finally:
                 os._exit(0)
