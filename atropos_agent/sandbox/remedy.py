@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +51,14 @@ def remedies(refusals: Sequence[str], platform: str = sys.platform) -> str:
     if not found:
         found.append(f"allow unprivileged user namespaces, or install bubblewrap >= 0.8; {_CONTAINER}")
     return f"Remedy: {'; or '.join(found)}. {_UNSAFE}"
+
+
+def cure_of_launch(error: OSError) -> str:
+    """What helps against the failure of a single launch, to be appended; "" where nothing is known."""
+    if error.errno != errno.EMFILE:
+        return ""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"; {allowed} are allowed and each sandbox takes two: raise that (ulimit -n) or ask for fewer"
 
 
 def _setting(name: str) -> str:

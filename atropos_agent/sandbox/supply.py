@@ -14,6 +14,7 @@ from atropos_agent.errors import SandboxError, SandboxUnavailable
 from atropos_agent.sandbox.admission import Admission, Grant, declared_bytes
 from atropos_agent.sandbox.backends import Launcher, Slot, launch
 from atropos_agent.sandbox.protocol import Isolation, SandboxSpec
+from atropos_agent.sandbox.remedy import cure_of_launch
 from atropos_agent.sandbox.requirements import explained, unmet
 from atropos_agent.telemetry import Entry, Phase
 
@@ -225,7 +226,7 @@ class Supply:
         except SandboxError:
             raise
         except OSError as error:
-            raise SandboxError(f"a sandbox cannot be launched: {error}") from error
+            raise SandboxError(f"a sandbox cannot be launched: {error}{cure_of_launch(error)}") from error
         self._created += 1
         missing = {} if spec is None else unmet(spec.require, slot.isolation)
         if missing or self.closed:

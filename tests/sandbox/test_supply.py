@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -98,6 +100,31 @@ async def test_two_hundred_rollouts_on_four_sandboxes_lose_only_those_whose_sand
     for number, result in enumerate(results):
         assert result == (ExecStatus.SANDBOX_LOST if number % 10 == 0 else f"{number}\n".encode())
     assert (stats.lost, stats.in_use, stats.waiting) == (20, 0, 0)
+
+
+MANY = """
+import asyncio, contextlib, resource
+from atropos_agent.sandbox import SandboxPool
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 70))
+    async with SandboxPool("native", size=100) as pool, contextlib.AsyncExitStack() as held:
+        while True:
+            await held.enter_async_context(pool.acquire())
+
+asyncio.run(main())
+"""
+
+
+async def test_who_runs_out_of_descriptors_is_told_what_to_do():
+    ran = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", MANY], capture_output=True, text=True, timeout=60, check=False
+    )
+    said = ran.stderr.splitlines()[-1]
+    assert "SandboxError: a sandbox cannot be launched: [Errno 24] Too many open files" in said
+    assert said.endswith(
+        "; 60 are allowed and each sandbox takes two: raise that (ulimit -n) or ask for fewer"
+    )
 
 
 async def test_an_idle_sandbox_that_died_is_replaced_unnoticed():
