@@ -9,8 +9,9 @@ from weakref import WeakKeyDictionary
 from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 
-_CHUNK = 1 << 16
-# What is received is copied at once, so all links of a loop can receive into the same memory.
+# Room for all that a socket holds: an answer that is there is taken whole before an alarm can ring. What is
+# received is copied at once, so the links of a loop share the memory.
+_ROOM = 1 << 18
 _received: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview[int]] = WeakKeyDictionary()
 
 
@@ -19,7 +20,7 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._buffer = _received.setdefault(self._loop, memoryview(bytearray(_CHUNK)))
+        self._buffer = _received.setdefault(self._loop, memoryview(bytearray(_ROOM)))
         self._transport: asyncio.Transport | None = None
         self._reader = frames.FrameReader()
         self._reply: asyncio.Future[frames.Frame] | None = None
@@ -120,10 +121,11 @@ class Link(asyncio.BufferedProtocol):
         self._alarm = self._loop.call_at(self._deadline, self._ring)
 
     def _ring(self) -> None:
-        self._alarm = None
-        if self._reply is None or self._reply.done():
+        alarm, self._alarm = self._alarm, None
+        if alarm is None or self._reply is None or self._reply.done():
             return
-        if self._loop.time() < self._deadline:
+        # By the time it is now the answer may be there and not yet taken, if the loop was busy.
+        if alarm.when() < self._deadline:
             self._set_alarm()
         else:
             self.abandon(f"no answer within {self._patience_s:.1f} s")

@@ -83,9 +83,10 @@ def odd_payload(random):
     if random.random() < 0.5:
         return output
     status, code = random.randrange(8), random.choice((0, 1, -9, 2**31 - 1, -(2**31)))
-    sizes = random.choices((0, 1, 2, len(output), 100, 2**31, 2**64 - 1), k=4)
+    sizes = random.choices((0, 1, 2, len(output), 100, 2**31, 2**64 - 1), k=3)
+    kills = random.choice((0, 1, -1, 2**63 - 1))
     seconds = random.choices((0.0, 0.1, 0.1, -1.0, 1e308, math.nan, math.inf), k=2)
-    return report.RECORD.pack(status, code, *sizes, *seconds) + output
+    return report.RECORD.pack(status, code, *sizes, kills, *seconds) + output
 
 
 def odd_frame(random, templates):

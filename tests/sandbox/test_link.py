@@ -138,13 +138,14 @@ async def test_the_deadline_of_a_request_is_its_own():
             await asked(0.1)
 
 
-async def test_an_answer_that_came_while_the_loop_was_busy_counts():
+@pytest.mark.parametrize("size", [0, 130_000])
+async def test_an_answer_that_came_while_the_loop_was_busy_counts(size):
     ours, theirs = socket.socketpair()
     link = await Link.over(ours)
 
     def answer():
         theirs.recv(1 << 16)
-        theirs.send(frames.encode({"late": False}))
+        theirs.send(frames.encode({"late": False}, bytes(size)))
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -155,6 +156,25 @@ async def test_an_answer_that_came_while_the_loop_was_busy_counts():
     thread.join()
     link.abandon("the test is over")
     theirs.close()
+
+
+async def test_an_alarm_that_was_set_for_another_request_decides_nothing():
+    ours, theirs = socket.socketpair()
+    link = await Link.over(ours)
+    loop = asyncio.get_running_loop()
+    with theirs:
+        loop.call_soon(theirs.send, frames.encode({"n": 1}))
+        await link.request({}, timeout_s=0.2)
+        alarm = link._alarm.when()
+
+        def be_busy():
+            theirs.send(frames.encode({"n": 2}))
+            time.sleep(0.4)
+
+        loop.call_at(alarm - 1e-6, be_busy)  # just before it, so that both are due at once
+        request = asyncio.create_task(link.request({}, timeout_s=0.3))
+        assert (await request).meta == {"n": 2}
+        link.abandon("the test is over")
 
 
 async def test_a_cancelled_request_loses_the_sandbox(lying):

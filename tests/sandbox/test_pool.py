@@ -206,6 +206,28 @@ async def test_a_dead_zygote_costs_no_sandbox_and_is_an_error_where_another_is_w
             await use_all(pool)
 
 
+HEIR = """
+import asyncio, ctypes, pathlib
+from atropos_agent.sandbox import SandboxPool
+
+PR_SET_CHILD_SUBREAPER = 36
+
+async def main():
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    for _ in range(2):
+        async with SandboxPool("native", size=1) as pool, pool.acquire() as sandbox:
+            await sandbox.exec("true")
+
+asyncio.run(main())
+print(pathlib.Path("/proc/thread-self/children").read_text().split())
+"""
+
+
+def test_a_trainer_that_inherits_orphans_inherits_none():
+    ran = subprocess.run([sys.executable, "-c", HEIR], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "[]\n", ran
+
+
 def test_event_loops_one_after_another_and_in_other_threads():
     async def use():
         async with SandboxPool("native", size=1) as pool, pool.acquire() as sandbox:

@@ -66,6 +66,7 @@ class Jobs:
             self._grounds.forget(program)
             program.end()
         self._jobs.clear()
+        self._kills.clear()
 
     def _find(self, request: frames.Frame) -> Program:
         number = frames.integer(request.meta, "job")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from atropos_agent.sandbox.inside import frames, linux, report
 from atropos_agent.sandbox.inside.capture import Capture
+from atropos_agent.sandbox.inside.oom import Expendable
 from atropos_agent.sandbox.inside.rootfs import WORKSPACE
 from atropos_agent.sandbox.inside.streams import Feed, Streams
 from atropos_agent.sandbox.inside.tree import Family
@@ -91,8 +92,8 @@ class Program:
     def spawn(self, start: Start) -> None:
         """Run a script in the foreground. Raises OSError, ValueError: nothing was started."""
         script, directory, environment, stdin = start
-        theirs = self._open(stdin)
         try:
+            theirs = self._open(stdin)
             arguments = self._shell(script, theirs)
             os.chdir(directory)
             with self._family.expendable:
@@ -124,27 +125,13 @@ class Program:
         `descriptors` are further ones for it (number there: ours); `prepare` runs in the child before it.
         Raises OSError, ValueError: nothing was started.
         """
-        theirs = self._open(start.stdin) | dict(descriptors or {})
-        arguments = arguments or self._shell(start.script, theirs)
-        trouble, report = os.pipe2(os.O_CLOEXEC)
         try:
-            with self._family.expendable:
-                pid = os.fork()
-                if pid == 0:
-                    _become(arguments, start, theirs, prepare, report)
-        except BaseException:
-            os.close(trouble)
-            raise
+            theirs = self._open(start.stdin) | dict(descriptors or {})
+            arguments = arguments or self._shell(start.script, theirs)
+            self.pid = _forked(arguments, start, theirs, prepare, self._family.expendable)
         finally:
-            os.close(report)
             self._close_lent()
-        with open(trouble, "rb", buffering=0) as told:
-            code = told.read(16)
-        if code:
-            os.waitpid(pid, 0)
-            raise OSError(int(code), os.strerror(int(code)))
-        self.pid = pid
-        self._family.adopt(pid, keep=keep)
+        self._family.adopt(self.pid, keep=keep)
         self._started()
 
     def next_output(self) -> None:
@@ -189,7 +176,11 @@ class Program:
         self.stderr.add(f"sh: cannot start in {directory!r}: {reason}\n".encode("utf-8", "backslashreplace"))
 
     def _started(self) -> None:
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._family.release(self.pid)
+            raise
         self._streams.watch(self.pidfd)
 
     def _open(self, stdin: bytes | None) -> dict[int, int]:
@@ -224,6 +215,33 @@ class Program:
         self._streams.end_capture(self.stderr)
         for feed in self._feeds:
             self._streams.end_feed(feed)
+
+
+def _forked(
+    arguments: list[bytes],
+    start: Start,
+    theirs: Mapping[int, int],
+    prepare: Callable[[], None],
+    expendable: Expendable,
+) -> int:
+    """The pid of a child that has become the program. Raises OSError: none could."""
+    trouble, report = os.pipe2(os.O_CLOEXEC)
+    try:
+        with expendable:
+            pid = os.fork()
+            if pid == 0:
+                _become(arguments, start, theirs, prepare, report)
+    except BaseException:
+        os.close(trouble)
+        raise
+    finally:
+        os.close(report)
+    with open(trouble, "rb", buffering=0) as told:
+        code = told.read(16)
+    if code:
+        os.waitpid(pid, 0)
+        raise OSError(int(code), os.strerror(int(code)))
+    return pid
 
 
 def _become(

@@ -112,3 +112,5 @@ def main(descriptor: int, uid: int, identity: str) -> None:
         Reaper(host, source).serve()
     except (BrokenPipeError, ConnectionResetError):
         return
+    finally:
+        source.close()

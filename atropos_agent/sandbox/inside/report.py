@@ -14,9 +14,9 @@ from atropos_agent.sandbox.inside.frames import LARGEST, FrameError
 
 Status = Literal["exited", "running", "killed", "timeout", "oom", "output_limit", "disk_full"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-RECORD = struct.Struct("!BiQQQQdd")
-"""Index of the status, code, sizes of what is kept of stdout, of all stdout, of all stderr, memory kills,
-duration, CPU time (NaN where it was not measured)."""
+RECORD = struct.Struct("!BiQQQqdd")
+"""Index of the status, code, sizes of what is kept of stdout, of all stdout, of all stderr, memory kills
+(below zero where they could not be counted), duration, CPU time (NaN where it was not measured)."""
 
 _NUMBERS = {status: number for number, status in enumerate(STATUSES)}
 

@@ -9,6 +9,7 @@ import select
 from atropos_agent.sandbox.inside.capture import Capture
 
 _CHUNK = 1 << 16
+_READS_OF_A_FULL_PIPE = (16 << 20) // _CHUNK  # it holds 1 MiB at most, unless the machine's owner allows more
 
 
 class Feed:
@@ -55,17 +56,17 @@ class Streams:
         self._captures[capture.reader] = capture
 
     def drain(self, capture: Capture) -> None:
-        """Read what lies in a pipe now."""
-        while self._read_some(capture):
-            pass
+        """Read what lies in a pipe now, and not what somebody goes on to write to it."""
+        for _ in range(_READS_OF_A_FULL_PIPE):
+            if not self._read_some(capture):
+                break
 
     def end_capture(self, capture: Capture) -> None:
         """Read what lies in a pipe, and no more from it; nothing where none was made."""
         reader = capture.reader
         if reader in self._captures:
             os.close(capture.writer)
-            while self._read_some(capture):
-                pass
+            self.drain(capture)
             self._poller.unregister(reader)
             del self._captures[reader]
             os.close(reader)

@@ -11,11 +11,13 @@ import os
 import signal
 import socket
 import struct
+import sys
 from errno import ECONNRESET
 from typing import NoReturn
 
 from atropos_agent.sandbox.inside import control, linux, supervisor
 
+_READY = b"ready"
 _LONGEST = 100
 _DESCRIPTOR = struct.Struct("=i")
 _ROOM = socket.CMSG_SPACE(_DESCRIPTOR.size)
@@ -29,15 +31,25 @@ class Zygote:
     def __init__(self, host: socket.socket, *, retained: tuple[int, ...]) -> None:
         """Start it, with what is loaded here but for the reaper's `host`, and with these capabilities."""
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        self._pid = os.fork()
+        if self._pid == 0:
             try:
                 self._orders.close()
                 host.close()
                 linux.retain_capabilities(*retained)
                 _serve(theirs)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(0)
         theirs.close()
+        if self._orders.recv(_LONGEST) != _READY:
+            raise RuntimeError("the zygote did not start")
+
+    def close(self) -> None:
+        """End it. Slots live on."""
+        self._orders.close()
+        os.waitpid(self._pid, 0)
 
     def clone(self, uid: int, descriptor: int) -> int:
         """The pid of a slot that runs as `uid` outside (-1: as we do) and serves the socket `descriptor`.
@@ -55,6 +67,7 @@ def _serve(orders: socket.socket) -> None:
     """Until the reaper is gone."""
     own_uid, own_gid = os.getuid(), os.getgid()
     clone = linux.prepared_clone(linux.ALL_NAMESPACES | linux.CLONE_PARENT)
+    orders.send(_READY)
     while True:
         order, control_messages, _, _ = orders.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
         if not order:
