@@ -138,11 +138,18 @@ class Supply:
         await asyncio.shield(self._track(self._return(lease)))
 
     async def close(self) -> None:
-        """End every sandbox, idle, in use or in the making, and the launcher. Idempotent."""
+        """End every sandbox, idle, in use or in the making, and the launcher. Idempotent.
+
+        Also where the caller is cancelled meanwhile, unless he is so twice.
+        """
         if self._shutting is None:
             self.admission.refuse(_CLOSED)
             self._shutting = asyncio.create_task(self._shut())
-        await asyncio.shield(self._shutting)
+        try:
+            await asyncio.shield(self._shutting)
+        finally:
+            if not self._shutting.done():
+                await asyncio.wait([self._shutting])
 
     async def _shut(self) -> None:
         await asyncio.gather(*(lease.member.slot.close() for lease in self._leases))

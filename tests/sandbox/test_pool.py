@@ -185,6 +185,16 @@ async def use_all(pool):
             pass
 
 
+async def test_a_close_that_is_cancelled_ends_everything_first():
+    pool = await SandboxPool("native", size=2).__aenter__()
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert helpers_of(os.getpid()) == []
+
+
 async def test_a_dead_reaper_is_an_error_and_not_a_hang():
     async with SandboxPool("native", size=2) as pool:
         async with pool.acquire() as sandbox:
