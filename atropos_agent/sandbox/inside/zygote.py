@@ -38,8 +38,8 @@ class Zygote:
                 host.close()
                 linux.retain_capabilities(*retained)
                 _serve(theirs)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:
+                sys.excepthook(type(error), error, error.__traceback__)
             finally:
                 os._exit(0)
         theirs.close()
