@@ -70,13 +70,13 @@ async def collecting(tmp_path, server, *arguments: str, stall_after_s: float):
     )
 
 
-async def read_until(process, *texts: str) -> str:
-    """What the process wrote to stderr until all of `texts` were there."""
+async def read_until(process, text: str) -> str:
+    """What the process wrote to stderr until a line with `text`."""
     seen = ""
     async with asyncio.timeout(60):
-        while not all(text in seen for text in texts):
+        while text not in seen:
             line = await process.stderr.readline()
-            assert line, f"it ended before saying {texts!r}: {seen}"
+            assert line, f"it ended before saying {text!r}: {seen}"
             seen += line.decode()
     return seen
 
@@ -89,8 +89,8 @@ async def stopped(process) -> str:
 
 async def test_a_stalled_run_says_why_and_keeps_it_in_its_flight_recorder(tmp_path, server):
     process = await collecting(tmp_path, server, stall_after_s=0.5)
-    requests = [f"request {server.url}/completion step 1 of item#0.{number}" for number in range(2)]
-    await read_until(process, str(Cause.SILENT), *requests)
+    said = await read_until(process, str(Cause.SILENT))
+    assert f"request {server.url}/completion step 1 of item#0." in said
     await stopped(process)
     lines = (tmp_path / "runs/run/flight.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
