@@ -81,6 +81,13 @@ async def read_until(process, text: str) -> str:
     return seen
 
 
+def recorded(tmp_path) -> list[dict]:
+    """The lines of the flight recorder that are whole."""
+    path = tmp_path / "runs/run/flight.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
 async def stopped(process) -> str:
     process.send_signal(signal.SIGINT)
     _, rest = await asyncio.wait_for(process.communicate(), 60)
@@ -91,9 +98,11 @@ async def test_a_stalled_run_says_why_and_keeps_it_in_its_flight_recorder(tmp_pa
     process = await collecting(tmp_path, server, stall_after_s=0.5)
     said = await read_until(process, str(Cause.SILENT))
     assert f"request {server.url}/completion step 1 of item#0." in said
+    async with asyncio.timeout(60):  # the other may be told of a look later
+        while {event["owner"] for event in recorded(tmp_path)} < {"item#0.0", "item#0.1"}:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     await stopped(process)
-    lines = (tmp_path / "runs/run/flight.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+    events = recorded(tmp_path)
     assert {event["cause"] for event in events if event["event"] == "stalled"} == {"silent"}
     assert {event["owner"] for event in events} == {"item#0.0", "item#0.1"}
     assert {event["event"] for event in events} == {"stalled", "ended"}
