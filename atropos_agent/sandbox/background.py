@@ -9,7 +9,7 @@ from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.report import Report
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, JobReport
-from atropos_agent.sandbox.replies import outcome_of, report_of
+from atropos_agent.sandbox.replies import report_of, status_of, told_of
 
 
 def check_timeout(timeout_s: float) -> None:
@@ -68,20 +68,11 @@ class SlotJob:
         return report
 
     def _report(self, said: Report) -> JobReport:
-        status, exit_code, signal = (None, None, None) if said.status == "running" else outcome_of(said)
+        status = status_of(said)
         struck = status is not None and self._channel.struck(said)
         if struck and status in (ExecStatus.KILLED, ExecStatus.NONZERO):
             status = ExecStatus.OOM
-        return JobReport(
-            status,
-            exit_code,
-            said.stdout,
-            said.stderr,
-            said.duration_s,
-            signal,
-            said.stdout_bytes,
-            said.stderr_bytes,
-        )
+        return JobReport(*told_of(said, status))
 
 
 class SlotSession:

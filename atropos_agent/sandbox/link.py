@@ -20,7 +20,9 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._buffer = _received.setdefault(self._loop, memoryview(bytearray(_ROOM)))
+        if self._loop not in _received:
+            _received[self._loop] = memoryview(bytearray(_ROOM))
+        self._buffer = _received[self._loop]
         self._transport: asyncio.Transport | None = None
         self._reader = frames.FrameReader()
         self._reply: asyncio.Future[frames.Frame] | None = None

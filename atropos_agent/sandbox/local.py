@@ -31,7 +31,7 @@ from atropos_agent.sandbox.protocol import (
     Session,
     SessionKind,
 )
-from atropos_agent.sandbox.replies import status_of_exit
+from atropos_agent.sandbox.replies import exit_of, status_of_exit
 from atropos_agent.sandbox.slot import check_command, check_files
 from atropos_agent.sandbox.workspace import WorkspaceFiles
 
@@ -209,7 +209,7 @@ class _Run:
             )
         except (OSError, ValueError) as error:
             self._captures[1].add(f"sh: cannot start in {directory!r}: {error}\n".encode())
-            return self._result(ExecStatus.NONZERO, 126, started)
+            return self._result(None, 126, started)
         with process:
             try:
                 self._register(process)
@@ -220,8 +220,7 @@ class _Run:
             self._drain()
             self._selector.close()
             code = process.wait()
-        exit_code = code if code >= 0 else None
-        return self._result(status or status_of_exit(exit_code), code, started)
+        return self._result(status, code, started)
 
     def _register(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -278,15 +277,16 @@ class _Run:
             return True
         return not self._stdin
 
-    def _result(self, status: ExecStatus, code: int, started: float) -> ExecResult:
+    def _result(self, status: ExecStatus | None, code: int, started: float) -> ExecResult:
         output, errors = self._captures
+        exit_code, signal_number = exit_of(code)
         return ExecResult(
-            status,
-            code if code >= 0 else None,
+            status or status_of_exit(exit_code),
+            exit_code,
             output.value(),
             errors.value(),
             time.monotonic() - started,
-            signal=-code if code < 0 else None,
+            signal=signal_number,
             stdout_bytes=output.total,
             stderr_bytes=errors.total,
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from atropos_agent.sandbox.inside import frames, report
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus
+
+StatusT = TypeVar("StatusT", ExecStatus, ExecStatus | None)
 
 
 def report_of(frame: frames.Frame, kept: int) -> report.Report:
@@ -15,8 +19,18 @@ def report_of(frame: frames.Frame, kept: int) -> report.Report:
 
 def result_of(said: report.Report) -> ExecResult:
     """How a command ended. Raises FrameError where it has not."""
-    status, exit_code, signal = outcome_of(said)
-    return ExecResult(
+    status = status_of(said)
+    if status is None:
+        raise frames.FrameError("a command that is over is said to run")
+    return ExecResult(*told_of(said, status), said.cpu_s)
+
+
+def told_of(
+    said: report.Report, status: StatusT
+) -> tuple[StatusT, int | None, bytes, bytes, float, int | None, int, int]:
+    """The fields that `ExecResult` and `JobReport` have in common, in their order, with this `status`."""
+    exit_code, signal = (None, None) if status is None else exit_of(said.code)
+    return (
         status,
         exit_code,
         said.stdout,
@@ -25,18 +39,19 @@ def result_of(said: report.Report) -> ExecResult:
         signal,
         said.stdout_bytes,
         said.stderr_bytes,
-        said.cpu_s,
     )
 
 
-def outcome_of(said: report.Report) -> tuple[ExecStatus, int | None, int | None]:
-    """Status, exit code and signal. Raises FrameError where it still runs."""
-    exit_code, signal = (said.code, None) if said.code >= 0 else (None, -said.code)
-    if said.status == "exited":
-        return status_of_exit(exit_code), exit_code, signal
+def status_of(said: report.Report) -> ExecStatus | None:
+    """None while it runs."""
     if said.status == "running":
-        raise frames.FrameError("a command that is over is said to run")
-    return ExecStatus(said.status), exit_code, signal
+        return None
+    return status_of_exit(exit_of(said.code)[0]) if said.status == "exited" else ExecStatus(said.status)
+
+
+def exit_of(code: int) -> tuple[int | None, int | None]:
+    """Exit code and signal, of which one is None, of a code as `subprocess` has it."""
+    return (code, None) if code >= 0 else (None, -code)
 
 
 def status_of_exit(exit_code: int | None) -> ExecStatus:

@@ -46,10 +46,8 @@ class SlotProcess:
         """How often the kernel killed a process of the slot for want of memory; the last known number once
         the slot is gone."""
         if self.memory is not None and not self.gone.is_set():
-            try:
+            with contextlib.suppress(OSError):
                 self._kills = self.memory.kills()
-            except OSError:  # its group is gone
-                return self._kills
         return self._kills
 
     def end(self) -> None:

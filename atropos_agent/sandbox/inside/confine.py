@@ -7,6 +7,8 @@ import signal
 
 from atropos_agent.sandbox.inside import linux, seccomp
 
+IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that the supervisor ignores, and what it starts must not."""
 _OPEN_FILES = 1024
 _LOCKED_BYTES = 64 << 10
 
@@ -35,11 +37,11 @@ def confine(*, processes: int | None, file_bytes: int, unseen_memory: bool) -> N
 
 
 def ignore_signals_from_inside() -> None:
-    """Default dispositions make pid 1 immune to its own namespace; an ignored SIGPIPE makes a write fail."""
+    """Default dispositions make pid 1 immune to its own namespace; an ignored one makes a write fail."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         try:
             signal.signal(number, signal.SIG_DFL)
         except OSError:  # numbers that the C library keeps to itself
             continue
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from atropos_agent.sandbox.inside import frames, linux, report
+from atropos_agent.sandbox.inside import confine, frames, linux, report
 from atropos_agent.sandbox.inside.capture import Capture
 from atropos_agent.sandbox.inside.oom import Expendable
 from atropos_agent.sandbox.inside.rootfs import WORKSPACE
@@ -34,7 +34,6 @@ _SCRIPT_FD = 9
 _OUT_OF_THE_WAY = 64
 _DUP2 = (os.POSIX_SPAWN_DUP2,) * 4
 _CANNOT_START = 126
-_IGNORED_HERE = (signal.SIGPIPE, signal.SIGXFSZ)
 # Of each that it is not told to reset, the C library first asks what is done with it, in every child.
 _RESET = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _PR_SET_CHILD_SUBREAPER = 36
@@ -260,7 +259,7 @@ def _become(
         }
         for number, end in aside.items():
             os.dup2(end, number)
-        for number in _IGNORED_HERE:
+        for number in confine.IGNORED:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(start.directory)
         prepare()
