@@ -10,23 +10,37 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
-from atropos_agent import errors
 from atropos_agent.config import CollectConfig, RunConfig
 from atropos_agent.environment import AgentEnv, Item
-from atropos_agent.errors import ProviderError, RecordError
+from atropos_agent.errors import (
+    AtroposAgentError,
+    ConfigError,
+    ProviderError,
+    RecordError,
+    RenderError,
+    SandboxError,
+    TaskError,
+)
 from atropos_agent.export import sequences_left_out
-from atropos_agent.rundir import RunDir
-from atropos_agent.trajectory import Json, Provenance, Rollout, RolloutGroup
+from atropos_agent.record.rundir import RunDir
+from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup
 
 logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
 
 FAILED_GROUPS_TO_STOP = 3
+_ERRORS: Mapping[FailureKind, type[AtroposAgentError]] = {
+    FailureKind.RENDER: RenderError,
+    FailureKind.SANDBOX: SandboxError,
+    FailureKind.TASK: TaskError,
+    FailureKind.CONFIG: ConfigError,
+}
+"""What ends a run whose groups fail one after the other; for every other kind ProviderError."""
 
 
 @dataclass(slots=True)
@@ -40,7 +54,6 @@ class Progress:
     groups_failed: int = 0
     rollouts_started: int = 0
     rollouts_done: int = 0
-    rollouts_kept: int = 0
     sampled_tokens: int = 0
     reward_sum: float = 0.0
     rewards: int = 0
@@ -182,7 +195,6 @@ class Collector(Generic[ItemT]):
     async def _collect(self, item: ItemT, repetition: int) -> None:
         known = await asyncio.to_thread(self.log.pending, item.id, repetition)
         size = self.env.config.group_size
-        self.progress.rollouts_kept += len(known)
         self.progress.rollouts_started += size - len(known)
 
         async def keep(rollout: Rollout) -> None:
@@ -220,7 +232,7 @@ class Collector(Generic[ItemT]):
         self._failed_in_a_row += 1
         logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
         if self._failed_in_a_row >= FAILED_GROUPS_TO_STOP:
-            kind = getattr(errors, failed[0].error_type or "", ProviderError)
+            kind = _ERRORS.get(failed[0].failure.kind, ProviderError) if failed[0].failure else ProviderError
             raise kind(f"{self._failed_in_a_row} groups in a row failed, the last with: {failed[0].error}")
 
 

@@ -28,9 +28,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from atropos_agent.parser import render_call
+from atropos_agent.agent.tracker import Tracker, resolve_tokens
+from atropos_agent.dialects.hermes import result_to_xml
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.renderer import Renderer
-from atropos_agent.tracker import Tracker, resolve_tokens
 from atropos_agent.trajectory import (
     Completion,
     LogprobProvenance,
@@ -105,7 +106,7 @@ def completion_of(renderer: Renderer, workload: Workload, turn: int) -> Completi
 
 def observation_of(renderer: Renderer, workload: Workload, turn: int) -> str:
     listing = filled(renderer, _LINE.format(number=turn), workload.observed)
-    return ToolResult(success=True, output=listing).to_xml(renderer.control_tokens)
+    return result_to_xml(ToolResult(success=True, output=listing), renderer.control_tokens)
 
 
 def play(renderer: Renderer, workload: Workload, measured: Measured, repeat: int) -> None:

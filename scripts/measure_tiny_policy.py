@@ -24,7 +24,8 @@ from statistics import mean
 import httpx
 from tokenizers import Tokenizer
 
-from atropos_agent.parser import parse
+from atropos_agent.dialects.hermes import result_to_xml
+from atropos_agent.dialects.hermes.parser import parse
 from atropos_agent.sandbox import SandboxPool
 from atropos_agent.sandbox.protocol import Sandbox
 from atropos_agent.toolset import ToolContext
@@ -111,7 +112,7 @@ class Player:
             for call in parsed.calls:
                 if call.name != "terminal" or not isinstance(call.arguments.get("command"), str):
                     return ""
-                results.append((await self._terminal.execute(call.arguments, context)).to_xml())
+                results.append(result_to_xml(await self._terminal.execute(call.arguments, context)))
             observation = "\n".join(results)
             ids += sampled + self._ids(
                 f"\n<|im_start|>user\n{observation}<|im_end|>\n<|im_start|>assistant\n"

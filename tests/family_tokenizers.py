@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from atropos_agent.trajectory import HERMES_TAGS
+from atropos_agent.dialects.hermes import HERMES_TAGS
 from tests.tokenizers_for_tests import backend_without_added_tokens
 
 SPECIAL = re.compile(

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
+    Blame,
     Break,
     BreakKind,
     Completion,
+    Failure,
+    FailureKind,
     FinishReason,
     Json,
     LogprobMode,
@@ -33,6 +36,7 @@ from atropos_agent.trajectory import (
     Timings,
     ToolCall,
     ToolResult,
+    Trace,
 )
 
 ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -52,6 +56,7 @@ CALLS = st.builds(ToolCall, TEXT, OBJECT, TEXT, TEXT, SPAN)
 RESULTS = st.builds(ToolResult, st.booleans(), TEXT, TEXT, OBJECT, st.none() | TEXT, OBJECT)
 PARSE_ERRORS = st.builds(ParseError, st.sampled_from(ParseErrorKind), TEXT, SPAN)
 BREAKS = st.builds(Break, st.integers(2, 999), st.sampled_from(BreakKind))
+FAILURES = st.builds(Failure, st.sampled_from(FailureKind), st.sampled_from(Blame), st.booleans(), TEXT, TEXT)
 SAMPLING = st.builds(SamplingParams, FLOAT, FLOAT, COUNT, FLOAT, st.none() | COUNT, st.none() | COUNT)
 TIMINGS = st.builds(Timings, FLOAT, FLOAT, COUNT)
 PROVENANCES = st.tuples(
@@ -95,7 +100,13 @@ def a_rollout(
         prompt_messages=({"role": "user", "content": "do"},),
         breaks=tuple(Break(number, BreakKind.TEMPLATE) for number in range(2, sequences + 1)),
     )
-    return Rollout(f"r{index}", "item", index, result, score=score)
+    return Rollout(f"r{index}", "item", index, (Trace(result, score=score),))
+
+
+def with_result(rollout: Rollout, **changes) -> Rollout:
+    """The rollout with other fields in the result of its only trace."""
+    trace = rollout.trace
+    return replace(rollout, traces=(replace(trace, result=replace(trace.result, **changes)),))
 
 
 def group_of(*rollouts: Rollout) -> RolloutGroup:
@@ -168,7 +179,7 @@ def steps(draw: st.DrawFn, sequence_index: int, sequence: SequenceData, span: St
         tool_calls=tuple(draw(st.lists(CALLS, max_size=2))),
         tool_results=tuple(draw(st.lists(RESULTS, max_size=2))),
         parse_errors=tuple(draw(st.lists(PARSE_ERRORS, max_size=2))),
-        observation=draw(TEXT),
+        following=({"role": "user", "content": observed},) if (observed := draw(TEXT)) else (),
         sequence_index=sequence_index if tracked else None,
         span=span if tracked else None,
     )
@@ -192,8 +203,7 @@ def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
         sequences=tuple(held),
         prompt_messages=(system, user),
         total_tokens=draw(COUNT),
-        error=draw(st.none() | TEXT),
-        error_type=draw(st.none() | TEXT),
+        failure=draw(st.none() | FAILURES),
         metadata=draw(OBJECT),
         breaks=tuple(draw(st.lists(BREAKS, max_size=2))),
     )
@@ -201,14 +211,16 @@ def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
         id=draw(TEXT),
         item_id=draw(TEXT) if item_id is None else item_id,
         index=draw(COUNT),
-        result=result,
-        score=draw(st.none() | FLOAT),
-        parts=draw(st.dictionaries(TEXT, FLOAT, max_size=2)),
         metadata=draw(OBJECT),
         isolation=draw(OBJECT),
         started_at=draw(FLOAT),
         duration_s=draw(FLOAT),
         attempts=draw(COUNT),
+        traces=(
+            Trace(
+                result, score=draw(st.none() | FLOAT), parts=draw(st.dictionaries(TEXT, FLOAT, max_size=2))
+            ),
+        ),
     )
 
 

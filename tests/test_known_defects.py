@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from atropos_agent.agent import AtroposAgent, history
+from atropos_agent.agent.tracker import Tracker
 from atropos_agent.config import AgentConfig
 from atropos_agent.errors import ProviderError
 from atropos_agent.export import scored_group
@@ -19,7 +20,6 @@ from atropos_agent.policy import HttpPolicy, ManagedPolicy, Wire, managed_nodes,
 from atropos_agent.policy.wires import VllmFormat
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeServer, Fault
-from atropos_agent.tracker import Tracker
 from atropos_agent.trajectory import (
     AgentResult,
     FinishReason,
@@ -27,6 +27,7 @@ from atropos_agent.trajectory import (
     Provenance,
     Rollout,
     RolloutGroup,
+    Trace,
 )
 from tests.tokenizers_for_tests import tokenizer_for
 
@@ -82,7 +83,7 @@ class DefectiveForgetfulTracker(Tracker):
     def _last_turn(data):
         mask = np.zeros_like(data.mask)
         mask[data.spans[-1].start : data.spans[-1].end] = True
-        return replace(data, mask=mask)
+        return replace(data, own_mask=mask)
 
 
 async def check_every_turn_is_trained(mode="append", template="chatml") -> None:
@@ -106,7 +107,7 @@ class DefectiveLastNodeTracker(Tracker):
 
     def sequences(self):
         *earlier, last = super().sequences()
-        return (*(replace(data, mask=np.zeros_like(data.mask)) for data in earlier), last)
+        return (*(replace(data, own_mask=np.zeros_like(data.mask)) for data in earlier), last)
 
 
 async def test_no_sequence_before_a_prefix_break_is_lost(monkeypatch):
@@ -137,7 +138,7 @@ class DefectiveFallbackPolicy(FakePolicy):
 async def check_a_text_only_server_gives_no_logprobs(policy: FakePolicy) -> None:
     result = await rollout(policy=policy)
     assert all(np.isnan(data.logprobs).all() for data in result.sequences), "logprobs that nobody told"
-    group = RolloutGroup("item", 0, (Rollout("r", "item", 0, result, score=1.0),))
+    group = RolloutGroup("item", 0, (Rollout("r", "item", 0, (Trace(result, score=1.0),)),))
     assert "inference_logprobs" not in scored_group(group, allow_raw=True)
 
 

@@ -4,7 +4,7 @@ import random
 
 from tokenizers import Tokenizer
 
-from atropos_agent.parser import parse
+from atropos_agent.dialects.hermes.parser import parse
 from atropos_environments.terminal_tasks.generate import families, generate
 from scripts.tiny_policy.data import encode_dialogue
 from scripts.tiny_policy.dialogues import Spoken, call_text, dialogue

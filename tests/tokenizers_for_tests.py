@@ -8,8 +8,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from atropos_agent.dialects.hermes import HERMES_TAGS
 from atropos_agent.renderer import Renderer
-from atropos_agent.trajectory import HERMES_TAGS
 
 # Line breaks join the punctuation before them, so a close in plain text merges with what it closes.
 WORDS = r"\s*[\r\n]+| ?\w+| ?[^\s\w]+[\r\n]*|\s+"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from atropos_agent.agent.loop import Loop, Setting, Stop
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes.prompts import system_prompt
 from atropos_agent.errors import ContextOverflow
 from atropos_agent.events import Emitter, EventType, Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
-from atropos_agent.prompts import system_prompt
 from atropos_agent.renderer import Renderer
 from atropos_agent.toolset import ExecuteTool, ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult

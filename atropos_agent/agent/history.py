@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+from atropos_agent.agent.tracker import Tracker
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import (
@@ -17,7 +18,6 @@ from atropos_agent.renderer import (
     Bridge,
     Renderer,
 )
-from atropos_agent.tracker import Tracker
 from atropos_agent.trajectory import (
     BreakKind,
     Completion,
@@ -25,6 +25,7 @@ from atropos_agent.trajectory import (
     Message,
     StepSpan,
     TokenIds,
+    text_of,
 )
 
 
@@ -164,6 +165,5 @@ class History:
 
     def _close_reasoning(self) -> None:
         """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
-        cut = self.messages[-2]
-        self.messages[-2] = {"role": cut["role"], "content": cut["content"] + REASONING_CLOSE}
+        self.messages[-2] = {"role": "assistant", "content": text_of(self.messages[-2]) + REASONING_CLOSE}
         self.notes.append(REASONING_CLOSED)

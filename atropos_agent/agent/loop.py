@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 from atropos_agent.agent.history import History
 from atropos_agent.agent.rescoring import rescore, with_spans
+from atropos_agent.agent.tracker import resolve_tokens
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes import (
+    HERMES_TAGS,
+    ParsedCompletion,
+    parse,
+    repair_hint,
+    result_to_xml,
+    wrap_observation,
+)
 from atropos_agent.errors import (
     AtroposAgentError,
     ContextOverflow,
@@ -21,18 +30,18 @@ from atropos_agent.errors import (
     SandboxLost,
 )
 from atropos_agent.events import Emitter, EventType
-from atropos_agent.parser import ParsedCompletion, parse, repair_hint
 from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import Renderer
 from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
-from atropos_agent.tracker import resolve_tokens
 from atropos_agent.trajectory import (
-    HERMES_TAGS,
     AgentResult,
     AgentStep,
+    Blame,
     Completion,
+    Failure,
+    FailureKind,
     FinishReason,
     Json,
     Message,
@@ -43,7 +52,6 @@ from atropos_agent.trajectory import (
     StopReason,
     ToolCall,
     ToolResult,
-    wrap_observation,
 )
 
 
@@ -99,7 +107,7 @@ class _Turn:
             tool_calls=self.calls,
             tool_results=tuple(self.results),
             parse_errors=self.parsed.errors,
-            observation=self.observation,
+            following=({"role": "user", "content": self.observation},) if self.observation else (),
             sequence_index=self.sequence_index,
             span=self.span,
         )
@@ -122,19 +130,21 @@ class Loop:
         self.repairs: int = 0
         self.server_s: float = 0.0
         self.tool_s: float = 0.0
-        self.wall_time_in: str | None = None
+        self.failure: Failure | None = None
         wall = math.inf if self.config.max_wall_time_s is None else self.config.max_wall_time_s
         self.server_budget_s: float = wall
         self.deadline: float = asyncio.get_running_loop().time() + wall
 
     async def finish(self) -> AgentResult:
         """Run to the end and turn whatever ended it into the record."""
-        error: AtroposAgentError | None = None
         try:
             reason = await self._until_stopped()
             self.history.check()
-        except AtroposAgentError as raised:
-            error, reason = raised, _reason_of(raised)
+            failure = self.failure
+        except AtroposAgentError as error:
+            reason = _reason_of(error)
+            lost = reason is StopReason.SANDBOX_LOST
+            failure = Failure.of(error, blame=Blame.POLICY if lost else None)
         sequences = await self._sequences()
         return AgentResult(
             success=reason is StopReason.FINAL_ANSWER,
@@ -144,13 +154,11 @@ class Loop:
             sequences=sequences,
             prompt_messages=self.opening,
             total_tokens=self.sampled_tokens,
-            error=None if error is None else f"{error}",
-            error_type=None if error is None else type(error).__name__,
+            failure=failure,
             metadata={
                 "wire": None if self.capabilities is None else self.capabilities.wire.value,
                 "server_s": round(self.server_s, 6),
                 "tool_s": round(self.tool_s, 6),
-                "wall_time_in": self.wall_time_in,
                 "notes": dict(Counter(self.history.notes)),
             },
             breaks=self.history.tracker.breaks(),
@@ -221,7 +229,6 @@ class Loop:
 
     async def _ask(self, number: int) -> Completion:
         if asyncio.get_running_loop().time() >= self.deadline:
-            self.wall_time_in = "tool"
             raise Stop(StopReason.WALL_TIME)
         config = self.config
         sampling = SamplingParams(
@@ -251,7 +258,8 @@ class Loop:
                 return await asking
         except TimeoutError:
             if limit.expired():
-                self.wall_time_in = "server"
+                text = f"max_wall_time_s ({self.config.max_wall_time_s:g} s) is used up at the server"
+                self.failure = Failure(FailureKind.WALL_TIME, Blame.INFRASTRUCTURE, True, "WallTime", text)
                 raise Stop(StopReason.WALL_TIME) from None
             raise
 
@@ -335,7 +343,6 @@ class Loop:
             if not (isinstance(error, TimeoutError) and scope.expired()):
                 return failure(f"Tool execution error: {type(error).__name__}: {error}")
         if self.deadline < own:
-            self.wall_time_in = "tool"
             raise Stop(StopReason.WALL_TIME)
         return failure(f"{call.name} did not return within {self.config.tool_timeout_s:g} s")
 
@@ -343,7 +350,7 @@ class Loop:
         """Answer the step with one user message; append what the template puts around it to the tokens."""
         completion, errors = turn.completion, turn.parsed.errors
         control = HERMES_TAGS if self.history.renderer is None else self.history.renderer.control_tokens
-        blocks = [result.to_xml(control) for result in turn.results]
+        blocks = [result_to_xml(result, control) for result in turn.results]
         if any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in errors) or not blocks:
             blocks.append(wrap_observation({"success": False, "error": repair_hint(errors)}, control))
         turn.observation = "\n".join(blocks)

@@ -71,7 +71,7 @@ async def _scored(scorer: Scorer, sequence: SequenceData) -> SequenceData:
             logprobs[span.start : span.end] = values[span.start : span.end]
             span = replace(span, logprob_provenance=LogprobProvenance.RESCORED, logprob_mode=LogprobMode.RAW)
         spans.append(span)
-    return replace(sequence, logprobs=logprobs, spans=tuple(spans))
+    return replace(sequence, own_logprobs=sequence.own_of(logprobs), spans=tuple(spans))
 
 
 def _lacking(sequence: SequenceData) -> bool:

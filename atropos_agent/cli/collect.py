@@ -22,7 +22,7 @@ from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import RecordError
 from atropos_agent.policy.protocol import Capabilities, Wire
-from atropos_agent.rundir import FLIGHT, RunDir, read_manifest
+from atropos_agent.record.rundir import FLIGHT, RunDir, read_manifest
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.sinks.summary import RunSummary, summarise
 from atropos_agent.telemetry import Entry, Kind, Watchdog, dump_on_signal, watching

@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 
+from atropos_agent.agent.tracker import resolve_tokens
 from atropos_agent.config import PolicyConfig
 from atropos_agent.doctor.agreement import check_tokenizer
 from atropos_agent.doctor.findings import LOOK, Check, Grade
@@ -26,7 +27,6 @@ from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.policy.limits import within
 from atropos_agent.policy.protocol import Capabilities, Prompt
 from atropos_agent.renderer import Renderer
-from atropos_agent.tracker import resolve_tokens
 from atropos_agent.trajectory import Completion, LogprobMode, Message, SamplingParams
 
 CHECK_LIMIT_S = 20.0

@@ -15,12 +15,10 @@ from typing import ClassVar, Generic, Self, TypeVar
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings, EnvConfig, SandboxConfig
 from atropos_agent.environment.contract import (
-    HOPELESS,
     Item,
     Reference,
     Validation,
     failed,
-    is_infrastructure,
     isolation_as_data,
     rollout_seed,
     sandbox_spec,
@@ -44,12 +42,15 @@ from atropos_agent.telemetry import Entry, Kind, debug_logger, watching
 from atropos_agent.toolset import ToolContext, ToolRegistry, bind
 from atropos_agent.trajectory import (
     AgentResult,
+    Blame,
+    Failure,
     Json,
     Rollout,
     RolloutGroup,
     Score,
     ScoredDataGroup,
     StopReason,
+    Trace,
 )
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -198,9 +199,10 @@ class AgentEnv(ABC, Generic[ItemT]):
         attempt = 1
         while True:
             rollout = await self._attempt(item, index, repetition, attempt, listener)
-            if rollout.score is not None or rollout.result.error_type in HOPELESS:
+            failure = rollout.result.failure
+            if rollout.score is not None or failure is None or not failure.retryable:
                 return rollout
-            logger.warning("rollout %s failed: %s", rollout.id, rollout.result.error)
+            logger.warning("rollout %s failed: %s", rollout.id, failure.text)
             if attempt > self.config.infrastructure_retries:
                 return rollout
             attempt += 1
@@ -308,9 +310,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             id=rollout_id,
             item_id=item.id,
             index=index,
-            result=result,
-            score=None if score is None else score.value,
-            parts={} if score is None else score.parts,
+            traces=(_trace(result, score),),
             metadata={} if score is None else score.metadata,
             isolation=isolation,
             started_at=started,
@@ -334,7 +334,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             seed=seed,
             listener=listener,
         )
-        if is_infrastructure(result):
+        if result.failure is not None and result.failure.blame is Blame.INFRASTRUCTURE:
             return result, None
         if result.stop_reason is StopReason.SANDBOX_LOST:
             return result, Score(0.0)
@@ -342,7 +342,7 @@ class AgentEnv(ABC, Generic[ItemT]):
             return result, await self._verify(item, sandbox, result, meta)
         except AtroposAgentError as error:
             cut_off = isinstance(error, SandboxLost) and result.stop_reason is StopReason.WALL_TIME
-            explained = replace(result, error=str(error), error_type=type(error).__name__)
+            explained = replace(result, failure=Failure.of(error, blame=Blame.POLICY if cut_off else None))
             return explained, Score(0.0) if cut_off else None
 
     async def _verify(
@@ -355,3 +355,9 @@ class AgentEnv(ABC, Generic[ItemT]):
         if (reason := unusable(score)) is not None:
             raise TaskError(f"the verifier of {item.id} gave {reason}")
         return score
+
+
+def _trace(result: AgentResult, score: Score | None) -> Trace:
+    if score is None:
+        return Trace(result)
+    return Trace(result, score=score.value, parts=score.parts, step_rewards=score.step_rewards)

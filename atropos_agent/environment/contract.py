@@ -8,19 +8,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from atropos_agent.config import SandboxConfig
 from atropos_agent.errors import (
     AtroposAgentError,
-    BridgeMismatch,
-    ConfigError,
-    ModelNotFound,
-    RenderError,
     TaskError,
 )
 from atropos_agent.sandbox import Isolation, SandboxSpec
-from atropos_agent.trajectory import AgentResult, Json, Score, StopReason, ToolCall
+from atropos_agent.trajectory import AgentResult, Failure, Json, Score, StopReason, ToolCall
 
 
 class Item(Protocol):
@@ -54,22 +50,9 @@ class Validation:
         return self.reference_score == 1.0 and self.empty_score == 0.0
 
 
-_INFRASTRUCTURE = frozenset({StopReason.ERROR, StopReason.REQUEST_TIMEOUT})
-HOPELESS: Final = frozenset(
-    {RenderError.__name__, BridgeMismatch.__name__, ModelNotFound.__name__, ConfigError.__name__}
-)
-
-
-def is_infrastructure(result: AgentResult) -> bool:
-    """True where no doing of the policy ended the rollout; time spent at the server is not its doing."""
-    if result.stop_reason is StopReason.WALL_TIME:
-        return result.metadata.get("wall_time_in") == "server"
-    return result.stop_reason in _INFRASTRUCTURE
-
-
 def failed(error: AtroposAgentError) -> AgentResult:
     """The record of a rollout that did not get as far as the agent."""
-    return AgentResult(False, "", StopReason.ERROR, error=str(error), error_type=type(error).__name__)
+    return AgentResult(False, "", StopReason.ERROR, failure=Failure.of(error))
 
 
 @contextmanager

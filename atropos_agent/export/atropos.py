@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from atropos_agent.errors import AmbiguousTrajectory, RecordError
-from atropos_agent.export.jsonl import short_floats
+from atropos_agent.record.jsonl import short_floats
 from atropos_agent.trajectory import (
     IGNORED_LOGPROB,
     IGNORED_TOKEN,

@@ -25,7 +25,7 @@ from atropos_agent.lint.rows import (
 from atropos_agent.lint.tokens import check_ids, check_mask, drift, is_placeholder
 from atropos_agent.lint.turns import check_turns
 from atropos_agent.lint.vocabulary import Vocabulary, recorded_renderer
-from atropos_agent.rundir import GROUPS, MANIFEST, PENDING
+from atropos_agent.record.rundir import GROUPS, MANIFEST, PENDING
 from atropos_agent.trajectory import Rollout
 
 

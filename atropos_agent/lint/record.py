@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from atropos_agent.errors import RecordError
-from atropos_agent.export import rollout_from_json
-from atropos_agent.export.schema import SCHEMA_VERSION
 from atropos_agent.lint.findings import Finding
 from atropos_agent.lint.reading import Object
 from atropos_agent.lint.rows import Ids, Row
 from atropos_agent.lint.tokens import first
+from atropos_agent.record.codec import rollout_from_json
+from atropos_agent.record.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import (
     IGNORED_TOKEN,
     LogprobProvenance,

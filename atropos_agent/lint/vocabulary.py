@@ -11,8 +11,8 @@ import numpy as np
 from atropos_agent.errors import AtroposAgentError
 from atropos_agent.lint.rows import Ids
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
+from atropos_agent.record.rundir import MANIFEST, read_manifest
 from atropos_agent.renderer import Renderer
-from atropos_agent.rundir import MANIFEST, read_manifest
 from atropos_agent.trajectory import FinishReason, Rollout
 
 

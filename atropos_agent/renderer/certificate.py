@@ -28,6 +28,7 @@ from atropos_agent.renderer.probes import (
 from atropos_agent.renderer.runtime_check import exchanges_of, first_missing
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
+from atropos_agent.trajectory import text_of
 
 SHOWN_PER_KIND = 3
 ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "</think>", "7", "é", "漢字", "🙂")
@@ -126,7 +127,7 @@ def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
 
 def _opens_reasoning(template: ChatTemplate) -> bool:
     try:
-        prompt = template.text([QUESTION]).rpartition(QUESTION["content"])[2]
+        prompt = template.text([QUESTION]).rpartition(text_of(QUESTION))[2]
     except RenderError:
         return False
     return prompt.rfind("<think>") > prompt.rfind("</think>")

@@ -9,6 +9,7 @@ from atropos_agent.errors import RenderError
 from atropos_agent.renderer.joint import Suffix
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate, common_head
 from atropos_agent.renderer.tokens import Tokens
+from atropos_agent.trajectory import text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _final(template: ChatTemplate) -> str:
 
 def headers(template: ChatTemplate) -> tuple[str, str]:
     """What stands before a first question, and between an assistant's text and a later one."""
-    question = QUESTION["content"]
+    question = text_of(QUESTION)
     try:
         first, later = template.text([QUESTION]), template.after_sentinel([QUESTION])
     except RenderError:

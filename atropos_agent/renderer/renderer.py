@@ -19,7 +19,7 @@ from atropos_agent.renderer.joint import Suffix, join
 from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_assistant
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds
+from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -243,7 +243,7 @@ class Renderer:
         suffix = self._template.after_sentinel(messages[last + 1 :]) if self.certificate.bridge else None
         bridge = None if suffix is None else self._cross(suffix, sampled, finish, [])
         closing = self.is_cut_in_reasoning(sampled, finish) if bridge is None else _closes(bridge)
-        told = messages[last]["content"] + REASONING_CLOSE * closing
+        told = text_of(messages[last]) + REASONING_CLOSE * closing
         text = self._template.text(
             [*messages[:last], {"role": "assistant", "content": told}, *messages[last + 1 :]]
         )

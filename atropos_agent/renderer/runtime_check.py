@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer.template import SENTINELS, ChatTemplate
-from atropos_agent.trajectory import Message
+from atropos_agent.trajectory import Message, text_of
 
 RECENT_EXCHANGES = 2
 
@@ -101,7 +101,7 @@ def _shows_last(
     if not rendered.endswith(suffix):
         return False
     last = last_assistant(messages)
-    answer = messages[last]["content"].rpartition("</think>")[2]
+    answer = text_of(messages[last]).rpartition("</think>")[2]
     before = rendered[: len(rendered) - len(suffix)]
     if answer.strip() and before.endswith((answer.lstrip(), answer.strip())):
         return True
@@ -111,7 +111,7 @@ def _shows_last(
 def _after_marked(template: ChatTemplate, messages: Sequence[Message], last: int) -> str:
     """What follows a mark put behind that text, for templates that rewrite it beyond recognition."""
     mark = SENTINELS[0]
-    marked: Message = {"role": "assistant", "content": messages[last]["content"] + mark}
+    marked: Message = {"role": "assistant", "content": text_of(messages[last]) + mark}
     return template.text([*messages[:last], marked, *messages[last + 1 :]]).partition(mark)[2]
 
 

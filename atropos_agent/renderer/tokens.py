@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atropos_agent.errors import RenderError
-from atropos_agent.trajectory import HERMES_TAGS, TokenIds
+from atropos_agent.trajectory import TokenIds
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Encoding
     from transformers import PreTrainedTokenizerFast
 
 BREAK = "\u200b"
+HERMES_TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+)
 
 
 class Tokens:

@@ -22,11 +22,11 @@ import numpy as np
 import yaml
 
 from atropos_agent.errors import RecordError, RunDirectoryError
-from atropos_agent.export.durable import write_whole
-from atropos_agent.export.jsonl import decode_line, encode_line, short_floats
-from atropos_agent.rundir import LOGPROB_CHECK, GroupRecord, read_groups, read_manifest
+from atropos_agent.record.durable import write_whole
+from atropos_agent.record.jsonl import decode_line, encode_line, short_floats
+from atropos_agent.record.rundir import LOGPROB_CHECK, GroupRecord, read_groups, read_manifest
 from atropos_agent.sinks.summary import RunSummary, summary_of
-from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData
+from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData, text_of
 
 REPORT = "report.html"
 PACKAGE = "atropos_agent.sinks"
@@ -229,7 +229,7 @@ def _trajectory(rollout: Rollout, decode: Decode | None) -> dict[str, Json]:
         "duration_s": rollout.duration_s,
         "attempts": rollout.attempts,
         "tokens": result.total_tokens,
-        "prompt": [{"role": m["role"], "content": m["content"]} for m in result.prompt_messages],
+        "prompt": [{"role": m["role"], "content": text_of(m)} for m in result.prompt_messages],
         "steps": [_step(step) for step in result.steps],
         "sequences": [_sequence(sequence, decode) for sequence in result.sequences],
         "breaks": [[found.step_number, found.kind.value] for found in result.breaks],

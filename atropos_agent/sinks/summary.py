@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from atropos_agent.export import sequences_left_out
-from atropos_agent.rundir import GroupRecord, read_groups
+from atropos_agent.record.rundir import GroupRecord, read_groups
 from atropos_agent.trajectory import Rollout
 
 ZERO_VARIANCE = "zero_variance"

@@ -64,7 +64,7 @@ class Contender(Protocol):
 class Echo:
     """An in-process tool that answers at once with the same text."""
 
-    schema = ToolSchema("echo", "Give the next page.", {"text": {"type": "string"}}, ("text",))
+    schema = ToolSchema.of("echo", "Give the next page.", {"text": {"type": "string"}}, ("text",))
 
     def __init__(self, output: str) -> None:
         self._output = output

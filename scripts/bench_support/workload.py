@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from atropos_agent.parser import render_call
+from atropos_agent.dialects.hermes import result_to_xml
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import LlamaCppFormat, VllmFormat
 from atropos_agent.renderer import Renderer
@@ -83,7 +84,7 @@ def script_of(workload: Workload, renderer: Renderer) -> Script:
     lines = "".join(_LINE.format(number=number) for number in range(workload.output_bytes // 40 + 2))
     output = lines[: workload.output_bytes]
     opening: list[Message] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": TASK}]
-    observation = ToolResult(success=True, output=output).to_xml(renderer.control_tokens)
+    observation = result_to_xml(ToolResult(success=True, output=output), renderer.control_tokens)
     turn: list[Message] = [{"role": "assistant", "content": CALL}, {"role": "user", "content": observation}]
     sampled = np.concatenate([renderer.encode(CALL), renderer.certificate.close_ids]).astype(np.int32)
     bridge = renderer.bridge([*opening, *turn], sampled, finish=FinishReason.STOP, turn=1)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+from atropos_agent.dialects.hermes import result_to_xml
 from atropos_agent.trajectory import Message, ToolResult
 from atropos_environments.terminal_tasks.generate import families, generate
 from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT, TERMINAL_SCHEMA_JSON
@@ -73,7 +74,7 @@ def dialogue(task: Task, rng: random.Random, slip_share: float = 0.0) -> list[Sp
 
 def _exchange(turn: Turn, result: ToolResult, *, trained: bool) -> list[Spoken]:
     said: Message = {"role": "assistant", "content": call_text(turn)}
-    return [(said, trained), ({"role": "user", "content": result.to_xml()}, False)]
+    return [(said, trained), ({"role": "user", "content": result_to_xml(result)}, False)]
 
 
 def _slip(task: Task, rng: random.Random) -> list[Spoken]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig, load_run_config, validate
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.environment.contract import sandbox_spec
 from atropos_agent.errors import ConfigError, SandboxUnavailable, ServerUnreachable, TaskError
-from atropos_agent.parser import render_call
 from atropos_agent.plugins import load
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import Score, StopReason

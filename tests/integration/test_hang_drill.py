@@ -138,7 +138,7 @@ async def test_an_exhausted_pool(caplog):
 class Hanging:
     """A tool that never returns by itself."""
 
-    schema = ToolSchema("dig", "Digs.", {"depth": {"type": "integer"}}, ("depth",))
+    schema = ToolSchema.of("dig", "Digs.", {"depth": {"type": "integer"}}, ("depth",))
 
     def is_available(self):
         return True, ""

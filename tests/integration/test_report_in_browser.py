@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from atropos_agent.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
 from atropos_agent.sinks.report import write_report
 from tests.sinks.test_report import HOSTILE, Page, a_check, hostile_group
 

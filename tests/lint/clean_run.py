@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from atropos_agent.agent import AtroposAgent
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.export import scored_group
-from atropos_agent.parser import render_call
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire
+from atropos_agent.record.rundir import RunDir
 from atropos_agent.renderer import Renderer
-from atropos_agent.rundir import RunDir
 from atropos_agent.testing import FakePolicy, FakeReply
 from atropos_agent.toolset import ToolRegistry, ToolSchema
-from atropos_agent.trajectory import FinishReason, Rollout, RolloutGroup, ToolResult
+from atropos_agent.trajectory import FinishReason, Rollout, RolloutGroup, ToolResult, Trace
 
 GROUP_SIZE = 8
 
@@ -21,7 +21,7 @@ GROUP_SIZE = 8
 class Echo:
     """Gives back its text."""
 
-    schema = ToolSchema("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
+    schema = ToolSchema.of("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
 
     def is_available(self):
         return True, ""
@@ -69,6 +69,8 @@ async def write_clean_run(
                 agent = AtroposAgent(policy, ToolRegistry([Echo()]), None, renderer)
                 result = await agent.run(f"echo group {number}")
                 name = f"item{number}/0/{index}"
-                rollouts.append(Rollout(name, f"item{number}", index, result, score=float(index % 2)))
+                rollouts.append(
+                    Rollout(name, f"item{number}", index, (Trace(result, score=float(index % 2)),))
+                )
             group = RolloutGroup(f"item{number}", 0, tuple(rollouts))
             run.add_group(group, scored_group(group))

@@ -2,17 +2,17 @@ import orjson
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.export import scored_group
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
-from atropos_agent.parser import render_call
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.protocol import Wire
+from atropos_agent.record.rundir import RunDir
 from atropos_agent.renderer import Renderer
-from atropos_agent.rundir import RunDir
 from atropos_agent.testing import FakePolicy, FakeServer
 from atropos_agent.testing.fake_scores import Scoring
 from atropos_agent.toolset import ToolRegistry
-from atropos_agent.trajectory import Rollout, RolloutGroup
+from atropos_agent.trajectory import Rollout, RolloutGroup, Trace
 from tests.lint.clean_run import Echo, scripts_of, shipped_renderer, write_clean_run
 from tests.tokenizers_for_tests import tokenizer_for
 
@@ -43,7 +43,7 @@ async def test_logprobs_that_were_asked_for_afterwards_are_no_defect(tmp_path):
             agent = AtroposAgent(policy, ToolRegistry([Echo()]), AgentConfig(rescore="server"), renderer)
             result = await agent.run("echo", rollout_id=f"item/0/{index}")
         assert result.metadata["notes"] == {}
-        rollouts.append(Rollout(f"item/0/{index}", "item", index, result, score=float(index % 2)))
+        rollouts.append(Rollout(f"item/0/{index}", "item", index, (Trace(result, score=float(index % 2)),)))
     group = RolloutGroup("item", 0, tuple(rollouts))
     with RunDir.create(tmp_path / "run", {"config": {"policy": {"kind": "embedded"}}}) as run:
         run.add_group(group, scored_group(group))
@@ -60,7 +60,7 @@ async def test_every_sequence_of_a_rewritten_history_is_checked_and_the_break_to
         agent = AtroposAgent(policy, ToolRegistry([Echo()]), AgentConfig(history="template"), renderer)
         result = await agent.run("echo")
         assert len(result.sequences) == 3
-        rollouts.append(Rollout(f"item/0/{index}", "item", index, result, score=float(index)))
+        rollouts.append(Rollout(f"item/0/{index}", "item", index, (Trace(result, score=float(index)),)))
     group = RolloutGroup("item", 0, tuple(rollouts))
     with RunDir.create(tmp_path / "run", {}) as run:
         run.add_group(group, scored_group(group, on_branch="last"))

@@ -10,7 +10,7 @@ import pytest
 from atropos_agent.logprob_check import LogprobCheck, check_run
 from atropos_agent.logprob_check.distribution import histogram
 from atropos_agent.logprob_check.recorded import Skipped
-from atropos_agent.rundir import RunDir
+from atropos_agent.record.rundir import RunDir
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
@@ -24,8 +24,10 @@ from atropos_agent.trajectory import (
     SequenceData,
     StepSpan,
     StopReason,
+    Trace,
 )
 from tests.logprob_check.oracle import OracleTeacher
+from tests.rollouts import with_result
 
 TURNS, SAMPLED, OBSERVED = 3, 6, 5
 NEUTRAL = SamplingParams()
@@ -56,7 +58,7 @@ def a_true_rollout(
     )
     sequence = SequenceData(ids, mask, logprobs, tuple(spans))
     result = AgentResult(True, "", StopReason.FINAL_ANSWER, steps, (sequence,))
-    return Rollout(f"r{index}", "item", index, result, score=1.0)
+    return Rollout(f"r{index}", "item", index, (Trace(result, score=1.0),))
 
 
 def changed(rollout: Rollout, **places: float) -> Rollout:
@@ -65,8 +67,8 @@ def changed(rollout: Rollout, **places: float) -> Rollout:
     logprobs = sequence.logprobs.copy()
     for name, by in places.items():
         logprobs[int(name[1:])] += by
-    moved = replace(sequence, logprobs=logprobs)
-    return replace(rollout, result=replace(rollout.result, sequences=(moved,)))
+    moved = replace(sequence, own_logprobs=logprobs)
+    return with_result(rollout, sequences=(moved,))
 
 
 def checked(path, teacher, *rollouts: Rollout) -> LogprobCheck:
@@ -99,8 +101,8 @@ def test_one_planted_logprob_is_found_where_it_is(tmp_path, teacher):
 def test_logprobs_shifted_by_one_place_show_in_the_median(tmp_path, teacher):
     rollout = a_true_rollout(teacher, 1)
     (sequence,) = rollout.result.sequences
-    shifted = replace(sequence, logprobs=np.where(sequence.mask, np.roll(sequence.logprobs, 1), np.nan))
-    wrong = replace(rollout, result=replace(rollout.result, sequences=(shifted,)))
+    shifted = replace(sequence, own_logprobs=np.where(sequence.mask, np.roll(sequence.logprobs, 1), np.nan))
+    wrong = with_result(rollout, sequences=(shifted,))
     found = checked(tmp_path, teacher, wrong)
     assert found.origins[0].overall.median > 0.1
     assert found.skipped == {Skipped.ABSENT: TURNS}

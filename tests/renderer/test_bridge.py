@@ -9,9 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from atropos_agent.dialects.hermes import HERMES_TAGS
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer import Bridge, Renderer
-from atropos_agent.trajectory import HERMES_TAGS, FinishReason, Message
+from atropos_agent.trajectory import FinishReason, Message
 from tests.tokenizers_for_tests import SPECIAL, tokenizer_for
 
 STABLE = ("chatml", "glm", "glm_closed", "llama", "no_final_close", "parts", "dated")

@@ -10,8 +10,8 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.errors import BridgeMismatch
-from atropos_agent.parser import render_call
 from atropos_agent.renderer import Renderer
 from atropos_agent.renderer.runtime_check import window
 from atropos_agent.testing import FakePolicy

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from atropos_agent.dialects.hermes import HERMES_TAGS
 from atropos_agent.renderer import Renderer
-from atropos_agent.trajectory import HERMES_TAGS
 from tests.tokenizers_for_tests import CHATML, SPECIAL, tokenizer_for
 
 RENDERER = Renderer(tokenizer_for("chatml"))

@@ -8,10 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.trajectory import (
+    Blame,
     Completion,
+    Failure,
+    FailureKind,
     ParseError,
     ParseErrorKind,
     RolloutGroup,
@@ -19,7 +22,7 @@ from atropos_agent.trajectory import (
     ToolCall,
     ToolResult,
 )
-from tests.rollouts import NAN, a_rollout
+from tests.rollouts import NAN, a_rollout, with_result
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><!--<script>"
@@ -62,7 +65,7 @@ class Page(HTMLParser):
 def a_step(rollout, **changes):
     """`rollout` with its only step changed."""
     (step,) = rollout.result.steps
-    return replace(rollout, result=replace(rollout.result, steps=(replace(step, **changes),)))
+    return with_result(rollout, steps=(replace(step, **changes),))
 
 
 def written(path, *groups: RolloutGroup, **options) -> Page:
@@ -80,15 +83,24 @@ def hostile_group() -> RolloutGroup:
         tool_calls=(ToolCall(HOSTILE, uniq_id="c1"),),
         tool_results=(ToolResult(False, HOSTILE, HOSTILE, uniq_id="c1"),),
         parse_errors=(ParseError(ParseErrorKind.UNCLOSED, HOSTILE, (0, 1)),),
-        observation=HOSTILE,
+        following=({"role": "user", "content": HOSTILE},),
     )
     result = replace(
         rollout.result,
         prompt_messages=({"role": "user", "content": HOSTILE},),
-        error=HOSTILE,
-        error_type=HOSTILE,
+        failure=Failure(FailureKind.OTHER, Blame.INFRASTRUCTURE, False, HOSTILE, HOSTILE),
     )
-    return RolloutGroup(HOSTILE, 0, (replace(rollout, item_id=HOSTILE, parts={HOSTILE: 1.0}, result=result),))
+    return RolloutGroup(
+        HOSTILE,
+        0,
+        (
+            replace(
+                rollout,
+                item_id=HOSTILE,
+                traces=(replace(rollout.trace, parts={HOSTILE: 1.0}, result=result),),
+            ),
+        ),
+    )
 
 
 def test_hostile_text_stays_text(tmp_path):
@@ -235,7 +247,7 @@ def test_few_rewards_are_counted_each_and_many_in_bins(tmp_path):
 def test_whole_numbers_get_whole_bins_without_gaps(tmp_path):
     def with_tokens(index, tokens):
         rollout = a_rollout(index)
-        return replace(rollout, result=replace(rollout.result, total_tokens=tokens))
+        return with_result(rollout, total_tokens=tokens)
 
     near = charts(tmp_path / "a", with_tokens(0, 1), with_tokens(1, 3))
     assert near["Sampled tokens"] == [["1", 1], ["2", 0], ["3", 1]]

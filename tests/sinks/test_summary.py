@@ -1,10 +1,11 @@
 from dataclasses import replace
 
+from atropos_agent.errors import ServerUnreachable
 from atropos_agent.export import scored_group
-from atropos_agent.rundir import GroupRecord, RunDir
+from atropos_agent.record.rundir import GroupRecord, RunDir
 from atropos_agent.sinks.summary import summarise, summary_of
-from atropos_agent.trajectory import RolloutGroup, StopReason
-from tests.rollouts import NAN, a_rollout
+from atropos_agent.trajectory import Failure, RolloutGroup, StopReason
+from tests.rollouts import NAN, a_rollout, with_result
 
 
 def a_record(*rollouts, dropped=None) -> GroupRecord:
@@ -32,7 +33,7 @@ def test_trained_tokens_without_a_logprob_are_told_apart():
 
 def test_errors_and_isolation_are_counted():
     rollout = a_rollout(0, None, stop=StopReason.ERROR)
-    failed = replace(rollout, result=replace(rollout.result, error="gone", error_type="ServerUnreachable"))
+    failed = with_result(rollout, failure=Failure.of(ServerUnreachable("gone")))
     summary = summary_of([a_record(replace(failed, isolation={"backend": "local", "unsafe": True}))])
     assert summary.errors == {"ServerUnreachable": 1}
     assert summary.backends == {"local": 1}

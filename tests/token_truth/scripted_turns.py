@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atropos_agent.trajectory import Message, wrap_observation
+from atropos_agent.dialects.hermes import wrap_observation
+from atropos_agent.trajectory import Message
 from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from atropos_agent.agent.history import History
+from atropos_agent.agent.tracker import resolve_tokens
 from atropos_agent.policy import HttpPolicy, RequestInfo, Wire
 from atropos_agent.renderer import Renderer
-from atropos_agent.tracker import resolve_tokens
 from atropos_agent.trajectory import Completion, Message, SamplingParams, SequenceData
 from tests.recording_proxy import Exchange, RecordingProxy
 from tests.token_truth.scripted_turns import CONVERSATIONS, Conversation

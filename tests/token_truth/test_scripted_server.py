@@ -15,7 +15,7 @@ from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeServer
 from atropos_agent.toolset import ToolRegistry
 from atropos_agent.trajectory import AgentResult
-from tests.test_agent_wires import Echo
+from tests.agent.test_agent_wires import Echo
 from tests.tokenizers_for_tests import tokenizer_for
 
 TOKENIZER = tokenizer_for("chatml")

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from atropos_agent.dialects.hermes import result_to_xml
 from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus
 from atropos_agent.toolset import ToolContext, ToolRegistry
@@ -79,7 +80,7 @@ async def test_partial_output_of_a_timeout_is_shown():
 
 async def test_numbers_are_for_the_record_and_not_for_the_policy():
     result = await run(ended(ExecStatus.NONZERO, b"x", exit_code=2))
-    assert result.to_xml() == (
+    assert result_to_xml(result) == (
         '<tool_response>{"success": false, "output": "x", "error": "Exit code: 2"}</tool_response>'
     )
     assert result.details == {

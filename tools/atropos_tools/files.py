@@ -45,10 +45,10 @@ class _FileTool(SandboxTool):
 class ReadFile(_FileTool):
     """The text of a file of at most 100,000 bytes; what is not UTF-8 is shown as U+FFFD."""
 
-    _schema = ToolSchema(
+    _schema = ToolSchema.of(
         name="read_file",
         description="Read a text file.",
-        parameters={"path": _PATH},
+        properties={"path": _PATH},
         required=("path",),
     )
 
@@ -59,10 +59,10 @@ class ReadFile(_FileTool):
 class WriteFile(_FileTool):
     """Writes a whole file of at most 100,000 bytes; directories are made, an existing mode is kept."""
 
-    _schema = ToolSchema(
+    _schema = ToolSchema.of(
         name="write_file",
         description="Create or replace a text file; missing directories are made.",
-        parameters={"path": _PATH, "content": {"type": "string", "description": "The whole text."}},
+        properties={"path": _PATH, "content": {"type": "string", "description": "The whole text."}},
         required=("path", "content"),
     )
 
@@ -75,10 +75,10 @@ class WriteFile(_FileTool):
 class EditFile(_FileTool):
     """Replaces one exact text in a UTF-8 file, or each of its places with `replace_all`."""
 
-    _schema = ToolSchema(
+    _schema = ToolSchema.of(
         name="edit_file",
         description="Replace an exact text in a file; it must occur once, unless replace_all is true.",
-        parameters={
+        properties={
             "path": _PATH,
             "old_text": {"type": "string", "description": "What is there, with its white space."},
             "new_text": {"type": "string", "description": "What replaces it."},

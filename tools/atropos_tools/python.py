@@ -12,11 +12,11 @@ class Python(CodeTool):
     is part of the output. An interpreter that has ended is replaced at the next code."""
 
     def __init__(self, timeout_s: float = 30.0, max_output_bytes: int = 12_000) -> None:
-        schema = ToolSchema(
+        schema = ToolSchema.of(
             name="python",
             description="Run Python code in an interpreter that keeps its names from call to call. "
             "What is printed is shown, and the value of a last expression.",
-            parameters={"code": {"type": "string"}},
+            properties={"code": {"type": "string"}},
             required=("code",),
         )
         super().__init__(schema, SessionKind.PYTHON, timeout_s, max_output_bytes)

@@ -37,11 +37,11 @@ class Screen(SandboxTool):
 
     def __init__(self, tmux: str = "/usr/bin/tmux") -> None:
         self._tmux = tmux
-        self._schema = ToolSchema(
+        self._schema = ToolSchema.of(
             name="screen",
             description="Use an interactive full-screen program (editor, pager, debugger) in a terminal of "
             f"{COLUMNS} columns and {ROWS} rows. Every action but stop shows the screen.",
-            parameters={
+            properties={
                 "action": {
                     "type": "string",
                     "enum": list(_TAKES),

@@ -20,10 +20,10 @@ class Terminal(CodeTool):
     def __init__(
         self, timeout_s: float = 30.0, max_output_bytes: int = 12_000, *, session: bool = False
     ) -> None:
-        schema = ToolSchema(
+        schema = ToolSchema.of(
             name="terminal",
             description=_SESSION if session else _FRESH,
-            parameters={"command": {"type": "string"}},
+            properties={"command": {"type": "string"}},
             required=("command",),
         )
         super().__init__(schema, SessionKind.SHELL if session else None, timeout_s, max_output_bytes)

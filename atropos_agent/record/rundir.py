@@ -33,11 +33,11 @@ from typing import Self, cast
 import yaml
 
 from atropos_agent.errors import RecordError, RunDirectoryError
-from atropos_agent.export.durable import append_line, cut_torn_end, read_lines, sync_directory, write_whole
-from atropos_agent.export.jsonl import encode_line
-from atropos_agent.export.record import rollout_from_json, rollout_to_json
-from atropos_agent.export.redact import REDACTED, redacted
-from atropos_agent.export.schema import SCHEMA_VERSION
+from atropos_agent.record.codec import rollout_from_json, rollout_to_json
+from atropos_agent.record.durable import append_line, cut_torn_end, read_lines, sync_directory, write_whole
+from atropos_agent.record.jsonl import encode_line
+from atropos_agent.record.redact import REDACTED, redacted
+from atropos_agent.record.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import Json, Rollout, RolloutGroup, ScoredDataGroup
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from atropos_agent.export.jsonl import decode_line, encode_line
+from atropos_agent.record.jsonl import decode_line, encode_line
 from atropos_agent.trajectory import Json
 
 REDACTED = "***"

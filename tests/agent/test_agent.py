@@ -7,13 +7,13 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.errors import ContextOverflow, RequestTimeout, SandboxLost, ServerUnreachable
 from atropos_agent.events import EventType
-from atropos_agent.parser import render_call
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing import FakePolicy, FakeReply
 from atropos_agent.toolset import ToolRegistry, ToolSchema
-from atropos_agent.trajectory import FinishReason, Provenance, StopReason, ToolResult
+from atropos_agent.trajectory import Blame, FailureKind, FinishReason, Provenance, StopReason, ToolResult
 from tests.tokenizers_for_tests import chatml_renderer
 
 RENDERER = chatml_renderer()
@@ -24,7 +24,7 @@ CALL = render_call("echo", {"text": "hi"})
 class Echo:
     """A tool that gives back its text, or does worse where the text says so."""
 
-    schema = ToolSchema("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
+    schema = ToolSchema.of("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -195,8 +195,9 @@ async def test_wall_time_ends_the_rollout_and_says_who_was_waited_for():
     config = AgentConfig(max_wall_time_s=0.2)
     waiting = await run([CALL, FakeReply("late", delay_s=30)], config=config)
     hanging = await run([render_call("echo", {"text": "hang"})], config=config)
-    assert (waiting.stop_reason, waiting.metadata["wall_time_in"]) == (StopReason.WALL_TIME, "server")
-    assert (hanging.stop_reason, hanging.metadata["wall_time_in"]) == (StopReason.WALL_TIME, "tool")
+    assert waiting.stop_reason is hanging.stop_reason is StopReason.WALL_TIME
+    assert (waiting.failure.kind, waiting.failure.blame) == (FailureKind.WALL_TIME, Blame.INFRASTRUCTURE)
+    assert hanging.failure is None
     assert len(waiting.trajectory_data.spans) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings
-from atropos_agent.parser import render_call
+from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeReply, FakeServer, Fault
@@ -44,7 +44,7 @@ PROVENANCE = {Wire.CHAT_LOGPROBS: Provenance.FROM_LOGPROBS, Wire.TEXT: Provenanc
 
 
 class Echo:
-    schema = ToolSchema("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
+    schema = ToolSchema.of("echo", "Echo.", {"text": {"type": "string"}}, ("text",))
 
     def is_available(self):
         return True, ""

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 
 from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.export.atropos import scored_group
-from atropos_agent.export.schema import SCHEMA_VERSION
-from atropos_agent.rundir import Repair, RunDir, read_groups, read_manifest
+from atropos_agent.record.rundir import Repair, RunDir, read_groups, read_manifest
+from atropos_agent.record.schema import SCHEMA_VERSION
 from atropos_agent.trajectory import RolloutGroup
 from tests.crashing_writer import GROUP_SIZE, ITEMS, collect
 from tests.rollouts import ANY_SPEED, a_rollout, group_of, plain, rollouts
@@ -301,8 +300,8 @@ def test_a_write_that_fails_half_way_leaves_no_half_line(path):
     script = """
 import resource, sys
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.rundir import RunDir
-from tests.test_rundir import a_group
+from atropos_agent.record.rundir import RunDir
+from tests.record.test_rundir import a_group
 with RunDir.create(sys.argv[1], {}) as run:
     run.add_group(a_group("a"), None)
     size = (run.path / "groups.jsonl").stat().st_size
@@ -356,7 +355,7 @@ def test_a_reader_beside_the_writer_sees_whole_groups_only(path):
 def test_a_rollout_written_twice_counts_once(path):
     with RunDir.create(path, MANIFEST) as run:
         run.add_rollout("item", 0, a_rollout(0, 0.0))
-        run.add_rollout("item", 0, replace(a_rollout(0), score=1.0))
+        run.add_rollout("item", 0, a_rollout(0, 1.0))
         assert [rollout.score for rollout in run.pending("item", 0)] == [1.0]
 
 

@@ -10,10 +10,10 @@ from atropos_agent.errors import SandboxError, SandboxLost, ToolError
 from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema, bind, bound_text
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
 
-ECHO = ToolSchema(
+ECHO = ToolSchema.of(
     name="echo",
     description="Say it — again.",
-    parameters={
+    properties={
         "text": {"type": "string", "description": "What to say."},
         "times": {"type": "integer", "minimum": 1, "maximum": 9},
         "mode": {"type": "string", "enum": ["loud", "low"]},
@@ -63,13 +63,13 @@ def test_the_openai_schema_has_properties_and_required():
         "function": {
             "name": "echo",
             "description": "Say it — again.",
-            "parameters": {"type": "object", "properties": ECHO.parameters, "required": ["text"]},
+            "parameters": {"type": "object", "properties": ECHO.properties, "required": ["text"]},
         },
     }
 
 
 def test_the_prompt_definitions_are_the_hermes_shape():
-    short = ToolSchema("terminal", "Run — it.", {"command": {"type": "string"}}, ("command",))
+    short = ToolSchema.of("terminal", "Run — it.", {"command": {"type": "string"}}, ("command",))
     registry = ToolRegistry([FakeTool(schema=short), FakeTool()])
     text = registry.get_prompt_tool_definitions_json()
     assert text.startswith(
@@ -92,7 +92,7 @@ def test_the_prompt_description_says_what_each_argument_is():
 
 
 def test_the_same_name_replaces_and_order_is_kept():
-    first, second, other = FakeTool(), FakeTool(), FakeTool(schema=ToolSchema("other", ""))
+    first, second, other = FakeTool(), FakeTool(), FakeTool(schema=ToolSchema.of("other", ""))
     registry = ToolRegistry([first, other, second])
     assert (len(registry), registry.list_tools()) == (2, ["echo", "other"])
     assert registry.get("echo") is second
@@ -102,12 +102,12 @@ def test_the_same_name_replaces_and_order_is_kept():
 @pytest.mark.parametrize("name", ["", "two words", "x" * 65, "a\n"])
 def test_a_bad_tool_name_is_refused(name: str):
     with pytest.raises(ToolError, match="tool name"):
-        ToolSchema(name, "")
+        ToolSchema.of(name, "")
 
 
 def test_a_required_argument_must_be_described():
     with pytest.raises(ToolError, match="command"):
-        ToolSchema("t", "", {}, ("command",))
+        ToolSchema.of("t", "", {}, ("command",))
 
 
 async def test_a_call_reaches_the_tool_with_its_context():

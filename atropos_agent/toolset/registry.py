@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, TypeAlias, cast
 
-from atropos_agent.errors import SandboxLost, ToolError
-from atropos_agent.parser import json_type
+from atropos_agent.errors import SandboxLost
 from atropos_agent.sandbox.protocol import Job, Sandbox, Session, SessionKind
-from atropos_agent.trajectory import Json, ToolCall, ToolResult
+from atropos_agent.trajectory import Json, ToolCall, ToolResult, ToolSchema, json_type
 
 MAX_OBSERVATION_CHARS = 16_000
 
@@ -25,53 +23,8 @@ CALL_DEADLINE: ContextVar[float | None] = ContextVar("call_deadline", default=No
 
 ExecuteTool: TypeAlias = Callable[[ToolCall], Awaitable[ToolResult]]
 
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LISTED_PROBLEMS = 5
 _ERROR_SHARE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSchema:
-    """What a tool is called and takes. `parameters` maps each argument to its JSON schema.
-
-    Checked of it: type, enum, minimum, maximum, items, properties, required. `external` marks a tool
-    that runs outside the sandbox. Raises ToolError for a bad name or a required argument without schema.
-    """
-
-    name: str
-    description: str
-    parameters: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    required: tuple[str, ...] = ()
-    external: bool = False
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ToolError(f"tool name {self.name!r}: 1 to 64 letters, digits and . : _ - are possible")
-        if unknown := [name for name in self.required if name not in self.parameters]:
-            raise ToolError(f"tool {self.name!r} requires {unknown}, which its parameters do not describe")
-
-    def to_json_schema(self) -> dict[str, Json]:
-        """The arguments as one JSON schema of type object."""
-        return {"type": "object", "properties": self.parameters, "required": list(self.required)}
-
-    def to_dict(self) -> dict[str, Json]:
-        """The OpenAI function schema."""
-        function: dict[str, Json] = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": self.to_json_schema(),
-        }
-        return {"type": "function", "function": function}
-
-    def to_prompt_description(self) -> str:
-        """Bold name, description, and one bullet per argument."""
-        lines = [f"**{self.name}**: {self.description}"]
-        for name, schema in self.parameters.items():
-            known = schema if isinstance(schema, Mapping) else {}
-            need = "required" if name in self.required else "optional"
-            text = f": {known['description']}" if "description" in known else ""
-            lines.append(f"- `{name}` ({known.get('type', 'any')}) ({need}){text}")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +104,7 @@ class ToolRegistry:
             {
                 "name": schema.name,
                 "description": schema.description,
-                "parameters": schema.to_json_schema(),
+                "parameters": schema.parameters,
                 "required": None,
             }
             for schema in self.get_schemas()
@@ -246,10 +199,10 @@ def _encodable(text: str) -> str:
 
 def argument_problems(schema: ToolSchema, arguments: Mapping[str, Json]) -> Iterator[str]:
     """What in `arguments` does not fit; each text names the argument. Unknown names do not fit."""
-    yield from _object_problems(schema.to_json_schema(), arguments, "")
+    yield from _object_problems(schema.parameters, arguments, "")
     for name in arguments:
-        if name not in schema.parameters:
-            yield f"unknown argument {name!r}{_known(name, schema.parameters, 'arguments')}"
+        if name not in schema.properties:
+            yield f"unknown argument {name!r}{_known(name, schema.properties, 'arguments')}"
 
 
 def _known(name: str, known: Iterable[str], what: str) -> str:

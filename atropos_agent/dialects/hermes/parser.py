@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from atropos_agent.trajectory import Json, ParseError, ParseErrorKind, ToolCall
+from atropos_agent.trajectory import Json, ParseError, ParseErrorKind, ToolCall, json_type
 
 OPEN_TAG = "<tool_call>"
 CLOSE_TAG = "</tool_call>"
@@ -28,7 +28,6 @@ _FIRST_WINDOW = 2048
 _LONGEST_LITERAL = 16
 _LONGEST_TAG = 256
 _HINTED_ERRORS = 3
-_JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z0-9_.:-]*")
@@ -77,11 +76,6 @@ def repair_hint(errors: Sequence[ParseError]) -> str:
         f"Not run: {'; '.join(listed)}. Write each call as one valid JSON object "
         '{"name": ..., "arguments": {...}} between a tool_call tag and its closing tag, after the reasoning.'
     )
-
-
-def json_type(value: object) -> str:
-    """What JSON calls the type of a decoded value, e.g. "object"; a bool is no integer."""
-    return _JSON_TYPES.get(type(value), "null")
 
 
 class _RefusedValueError(ValueError):

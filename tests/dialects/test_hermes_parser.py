@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atropos_agent.parser import CLOSE_TAG, OPEN_TAG, ParsedCompletion, parse, render_call, repair_hint
+from atropos_agent.dialects.hermes.parser import (
+    CLOSE_TAG,
+    OPEN_TAG,
+    ParsedCompletion,
+    parse,
+    render_call,
+    repair_hint,
+)
 from atropos_agent.trajectory import ParseErrorKind
 
 LS = '<tool_call>{"name": "terminal", "arguments": {"command": "ls"}}</tool_call>'

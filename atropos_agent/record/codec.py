@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from pydantic import ValidationError
 
 from atropos_agent.errors import RecordError
-from atropos_agent.export.jsonl import free_json, short_floats
-from atropos_agent.export.schema import RangeRecord, RolloutRecord, SequenceRecord, SparseRecord, StepRecord
+from atropos_agent.record.jsonl import free_json, short_floats
+from atropos_agent.record.schema import RangeRecord, RolloutRecord, SequenceRecord, SparseRecord, StepRecord
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
+    Blame,
     Completion,
+    Failure,
+    FailureKind,
     Json,
     Logprobs,
     Mask,
@@ -34,6 +38,8 @@ from atropos_agent.trajectory import (
     TokenIds,
     ToolCall,
     ToolResult,
+    Trace,
+    text_of,
 )
 
 
@@ -73,7 +79,7 @@ def _finite(name: str, value: float) -> float:
 
 
 def _message(message: Message) -> dict[str, Json]:
-    return {"role": message["role"], "content": message["content"]}
+    return {"role": message["role"], "content": text_of(message)}
 
 
 def _step(step: AgentStep, sequences: Sequence[SequenceData]) -> dict[str, Json]:
@@ -239,10 +245,13 @@ def _rollout_of(record: RolloutRecord) -> Rollout:
         stop_reason=record.stop_reason,
         steps=tuple(_step_of(step, sequences) for step in record.steps),
         sequences=sequences,
-        prompt_messages=tuple(Message(role=m.role, content=m.content) for m in record.prompt_messages),
+        prompt_messages=tuple(
+            [cast("Message", {"role": m.role, "content": m.content}) for m in record.prompt_messages]
+        ),
         total_tokens=record.total_tokens,
-        error=record.error,
-        error_type=record.error_type,
+        failure=None
+        if record.error is None
+        else Failure(FailureKind.OTHER, Blame.INFRASTRUCTURE, True, record.error_type or "", record.error),
         metadata=record.result_metadata,
         breaks=record.breaks,
     )
@@ -250,9 +259,7 @@ def _rollout_of(record: RolloutRecord) -> Rollout:
         id=record.id,
         item_id=record.item_id,
         index=record.index,
-        result=result,
-        score=record.score,
-        parts=record.parts,
+        traces=(Trace(result, score=record.score, parts=record.parts),),
         metadata=record.metadata,
         isolation=record.isolation,
         started_at=record.started_at,
@@ -264,9 +271,9 @@ def _rollout_of(record: RolloutRecord) -> Rollout:
 def _sequence_of(record: SequenceRecord) -> SequenceData:
     length = len(record.token_ids)
     return SequenceData(
-        token_ids=np.array(record.token_ids, dtype=np.int32),
-        mask=_flags(record.mask, length),
-        logprobs=_dense(record.logprobs),
+        own_ids=np.array(record.token_ids, dtype=np.int32),
+        own_mask=_flags(record.mask, length),
+        own_logprobs=_dense(record.logprobs),
         spans=record.spans,
     )
 
@@ -287,7 +294,7 @@ def _step_of(record: StepRecord, sequences: Sequence[SequenceData]) -> AgentStep
             for item in record.tool_results
         ),
         parse_errors=record.parse_errors,
-        observation=record.observation,
+        following=({"role": "user", "content": record.observation},) if record.observation else (),
         sequence_index=index,
         span=record.span,
     )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from atropos_agent.errors import RecordError
-from atropos_agent.export.jsonl import decode_line, encode_line, free_json, short_floats
-from atropos_agent.export.record import rollout_from_json, rollout_to_json
+from atropos_agent.record.codec import rollout_from_json, rollout_to_json
+from atropos_agent.record.jsonl import decode_line, encode_line, free_json, short_floats
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
@@ -22,6 +22,7 @@ from atropos_agent.trajectory import (
     StepSpan,
     StopReason,
     ToolCall,
+    Trace,
 )
 from tests.rollouts import ANY_SPEED, a_rollout, plain, rollouts
 
@@ -71,7 +72,7 @@ def tracked(turns: int, tokens_per_turn: int = 50) -> Rollout:
         )
         steps.append(AgentStep(turn + 1, "text", completion, sequence_index=0, span=span))
     result = AgentResult(True, "", StopReason.FINAL_ANSWER, steps=tuple(steps), sequences=(sequence,))
-    return Rollout("r", "i", 0, result, score=1.0)
+    return Rollout("r", "i", 0, (Trace(result, score=1.0),))
 
 
 def test_the_size_is_linear_in_the_turns():
@@ -82,7 +83,7 @@ def test_the_size_is_linear_in_the_turns():
 @pytest.mark.parametrize("field", ["score", "duration_s"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_is_refused_by_name(field, value):
-    rollout = Rollout("r", "i", 0, AgentResult(True, "", StopReason.FINAL_ANSWER), **{field: value})
+    rollout = Rollout("r", "i", 0, (Trace(AgentResult(True, "", StopReason.FINAL_ANSWER)),), **{field: value})
     with pytest.raises(RecordError, match=field):
         rollout_to_json(rollout)
 
@@ -102,7 +103,7 @@ def test_what_a_policy_makes_up_is_always_recorded():
         "ü😀": "ü😀",
     }
     step = AgentStep(1, "half \udc00", Completion("half \udc00"), tool_calls=(ToolCall("t", arguments),))
-    rollout = Rollout("r", "i", 0, AgentResult(True, "", StopReason.FINAL_ANSWER, steps=(step,)))
+    rollout = Rollout("r", "i", 0, (Trace(AgentResult(True, "", StopReason.FINAL_ANSWER, steps=(step,))),))
     read = rollout_from_json(decode_line(encode_line(rollout_to_json(rollout))))
     kept = read.result.steps[0].tool_calls[0].arguments
     assert kept["big"] == hex(10**40)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atropos_agent.errors import RecordError
-from atropos_agent.export.jsonl import decode_line
+from atropos_agent.record.jsonl import decode_line
 from atropos_agent.trajectory import Json
 
 BLOCK_BYTES = 1 << 16

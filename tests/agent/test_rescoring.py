@@ -7,8 +7,9 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.export import rollout_from_json, rollout_to_json, scored_group
+from atropos_agent.export import scored_group
 from atropos_agent.policy import HttpPolicy, Wire
+from atropos_agent.record.codec import rollout_from_json, rollout_to_json
 from atropos_agent.testing import FakePolicy, FakeServer
 from atropos_agent.testing.fake_answers import Fault
 from atropos_agent.testing.fake_policy import fake_logprobs
@@ -21,8 +22,9 @@ from atropos_agent.trajectory import (
     Rollout,
     RolloutGroup,
     StopReason,
+    Trace,
 )
-from tests.test_agent import CALL, RENDERER, Echo
+from tests.agent.test_agent import CALL, RENDERER, Echo
 
 RESCORE = AgentConfig(rescore="server")
 
@@ -67,7 +69,7 @@ async def test_what_the_server_said_of_the_completion_stays():
 
 async def test_a_rescored_rollout_is_recorded_and_read_back():
     result, _ = await rollout()
-    again = rollout_from_json(rollout_to_json(Rollout("r", "item", 0, result, score=1.0)))
+    again = rollout_from_json(rollout_to_json(Rollout("r", "item", 0, (Trace(result, score=1.0),))))
     assert again.result.trajectory_data.spans == result.trajectory_data.spans
     assert np.array_equal(
         again.result.trajectory_data.logprobs, result.trajectory_data.logprobs, equal_nan=True
@@ -80,7 +82,8 @@ async def test_rescored_logprobs_are_exported_only_where_the_model_was_sampled_a
 ):
     config = AgentConfig(rescore="server", temperature=temperature)
     rollouts = [
-        Rollout(f"r{i}", "item", i, (await rollout(config=config))[0], score=float(i)) for i in (0, 1)
+        Rollout(f"r{i}", "item", i, (Trace((await rollout(config=config))[0], score=float(i)),))
+        for i in (0, 1)
     ]
     group = RolloutGroup("item", 0, tuple(rollouts))
     assert ("inference_logprobs" in scored_group(group)) is exported

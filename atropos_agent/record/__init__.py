@@ -1,0 +1,1 @@
+"""What is written down: a rollout as JSON, the append-only log, the run directory, redaction."""
