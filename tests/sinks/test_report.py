@@ -90,17 +90,8 @@ def hostile_group() -> RolloutGroup:
         prompt_messages=({"role": "user", "content": HOSTILE},),
         failure=Failure(FailureKind.OTHER, Blame.INFRASTRUCTURE, False, HOSTILE, HOSTILE),
     )
-    return RolloutGroup(
-        HOSTILE,
-        0,
-        (
-            replace(
-                rollout,
-                item_id=HOSTILE,
-                traces=(replace(rollout.trace, parts={HOSTILE: 1.0}, result=result),),
-            ),
-        ),
-    )
+    trace = replace(rollout.trace, parts={HOSTILE: 1.0}, result=result)
+    return RolloutGroup(HOSTILE, 0, (replace(rollout, item_id=HOSTILE, traces=(trace,)),))
 
 
 def test_hostile_text_stays_text(tmp_path):
