@@ -30,7 +30,7 @@ from rich.table import Table
 
 from atropos_agent.agent.tracker import Tracker, resolve_tokens
 from atropos_agent.dialects.hermes import result_to_xml
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import (
     Completion,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.agent.history import History
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy

@@ -4,6 +4,7 @@ from atropos_agent.renderer.branching import Branching
 from atropos_agent.renderer.certificate import Certificate
 from atropos_agent.renderer.habits import Habits, RoleSupport
 from atropos_agent.renderer.joint import FOREIGN_CLOSE
+from atropos_agent.renderer.marks import Marks
 from atropos_agent.renderer.renderer import (
     BRIDGE_MISMATCH,
     REASONING_CLOSE,
@@ -24,6 +25,7 @@ __all__ = [
     "Certificate",
     "Continuation",
     "Habits",
+    "Marks",
     "Rendered",
     "Renderer",
     "RoleSupport",

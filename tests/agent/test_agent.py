@@ -7,7 +7,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.errors import ContextOverflow, RequestTimeout, SandboxLost, ServerUnreachable
 from atropos_agent.events import EventType
 from atropos_agent.policy.protocol import Wire

@@ -8,7 +8,7 @@ import numpy as np
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import Completion, LogprobProvenance, Provenance, ToolResult

@@ -8,7 +8,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeReply, FakeServer, Fault

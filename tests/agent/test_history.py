@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.errors import ServerUnreachable
 from atropos_agent.policy import Wire
 from atropos_agent.renderer import Renderer

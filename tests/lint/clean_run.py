@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atropos_agent.agent import AtroposAgent
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.export import scored_group
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire

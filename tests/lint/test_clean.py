@@ -2,7 +2,7 @@ import orjson
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.export import scored_group
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
 from atropos_agent.policy import HttpPolicy

@@ -10,7 +10,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.errors import BridgeMismatch
 from atropos_agent.renderer import Renderer
 from atropos_agent.renderer.runtime_check import window
