@@ -13,7 +13,7 @@ from atropos_agent.errors import ContextOverflow
 from atropos_agent.events import Emitter, EventType, Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
 from atropos_agent.renderer import Renderer
-from atropos_agent.toolset import ExecuteTool, ToolContext, ToolRegistry, bind
+from atropos_agent.toolset import ExecuteTool, ToolContext, ToolRegistry
 from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class AtroposAgent:
 
     `server` is a base URL, a Policy, or an atroposlib-style server object. `tokenizer` is a transformers
     tokenizer or a Renderer; without one nothing can be tracked that the server does not render itself.
-    `execute_tool` runs one call (default: the registry, without a sandbox). An agent built from a URL owns
+    `execute_tool` runs one call (default: the registry). An agent built from a URL owns
     its connections: use it as an async context manager.
     """
 
@@ -44,7 +44,7 @@ class AtroposAgent:
         self.policy: Policy = _as_policy(server)
         tokenizer = tokenizer if tokenizer is not None else getattr(server, "tokenizer", None)
         self.renderer: Renderer | None = _as_renderer(tokenizer)
-        self.execute_tool: ExecuteTool = execute_tool or bind(self.tools, ToolContext())
+        self.execute_tool: ExecuteTool = execute_tool or self.tools.execute
         self._owns_policy = isinstance(server, str)
 
     async def __aenter__(self) -> Self:
@@ -60,6 +60,7 @@ class AtroposAgent:
         initial_messages: Sequence[Message] | None = None,
         *,
         execute_tool: ExecuteTool | None = None,
+        context: ToolContext | None = None,
         rollout_id: str = "",
         seed: int | None = None,
         listener: Listener | None = None,
@@ -68,11 +69,12 @@ class AtroposAgent:
 
         What goes wrong at the server, the renderer or the sandbox ends this rollout as data
         (`stop_reason`, `error_type`, `error`) with everything recorded so far; programming errors and
-        cancellation propagate. `seed` is the rollout's own: each step derives its seed from it.
+        cancellation propagate. Calls run in `context` (default: one without a sandbox). `seed` is the
+        rollout's own: each step derives its seed from it.
         """
         messages = self._opening(task, initial_messages or ())
         emitter = Emitter(rollout_id, listener)
-        setting = self._setting(execute_tool or self.execute_tool, rollout_id, seed)
+        setting = self._setting(execute_tool or self.execute_tool, context, rollout_id, seed)
         emitter.emit(EventType.RUN_STARTED, data={"task": task})
         try:
             result = await Loop(setting, messages, emitter).finish()
@@ -111,8 +113,15 @@ class AtroposAgent:
         sequences = loop.history.tracker.sequences()
         return turn.completion.text, results, sequences[0] if sequences else None
 
-    def _setting(self, execute_tool: ExecuteTool, rollout_id: str = "", seed: int | None = None) -> Setting:
-        return Setting(self.policy, self.renderer, self.config, execute_tool, rollout_id, seed)
+    def _setting(
+        self,
+        execute_tool: ExecuteTool,
+        context: ToolContext | None = None,
+        rollout_id: str = "",
+        seed: int | None = None,
+    ) -> Setting:
+        context = context or ToolContext(rollout_id=rollout_id)
+        return Setting(self.policy, self.renderer, self.config, execute_tool, context, rollout_id, seed)
 
     def _opening(self, task: str, initial_messages: Sequence[Message]) -> list[Message]:
         configured = self.config.system_prompt

@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from atropos_agent.agent.history import History
 from atropos_agent.agent.rescoring import rescore, with_spans
@@ -34,7 +34,7 @@ from atropos_agent.policy import Policy, RequestInfo
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import Renderer
 from atropos_agent.telemetry import Entry, Kind
-from atropos_agent.toolset import CALL_DEADLINE, ExecuteTool, failure
+from atropos_agent.toolset import ExecuteTool, ToolContext, failure
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
@@ -81,6 +81,7 @@ class Setting:
     renderer: Renderer | None
     config: AgentConfig
     execute_tool: ExecuteTool
+    context: ToolContext
     rollout_id: str = ""
     seed: int | None = None
 
@@ -332,11 +333,11 @@ class Loop:
     async def _within_limits(self, call: ToolCall) -> ToolResult:
         own = asyncio.get_running_loop().time() + self.config.tool_timeout_s
         limit = min(own, self.deadline)
-        CALL_DEADLINE.set(limit)
+        context = replace(self.setting.context, call_id=call.uniq_id, deadline=limit)
         scope = asyncio.timeout_at(limit + TOOL_GRACE_S)
         try:
             async with scope:
-                return await self.setting.execute_tool(call)
+                return await self.setting.execute_tool(call, context)
         except SandboxLost:
             raise
         except Exception as error:  # the boundary to a caller's own `execute_tool`

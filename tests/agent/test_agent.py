@@ -309,7 +309,7 @@ async def test_waiting_for_the_server_takes_nothing_from_the_rollouts_own_time()
 
 
 async def test_a_tool_that_raises_through_a_callers_own_executor_is_an_observation():
-    async def broken(call):
+    async def broken(call, context):
         raise ValueError("no such luck")
 
     subject, _ = agent([CALL, "done"])
