@@ -1,6 +1,5 @@
 """Tools, the gate before a call, and how a call is run. Knows no policy and no concrete tool."""
 
-from atropos_agent.toolset.arguments import ArgumentCheck
 from atropos_agent.toolset.bounds import MAX_OBSERVATION_CHARS, bound_text
 from atropos_agent.toolset.gate import Allow, Decision, Deny, Gate, Replace, Verdict, decide
 from atropos_agent.toolset.registry import ToolRegistry
@@ -10,7 +9,6 @@ from atropos_agent.trajectory import ToolSchema
 __all__ = [
     "MAX_OBSERVATION_CHARS",
     "Allow",
-    "ArgumentCheck",
     "Decision",
     "Deny",
     "ExecuteTool",

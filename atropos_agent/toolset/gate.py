@@ -23,7 +23,7 @@ class Allow:
 class Deny:
     """The call does not run; the policy reads why."""
 
-    reason: str = ""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,8 @@ class Replace:
 
 Decision: TypeAlias = Allow | Deny | Replace
 Gate: TypeAlias = Callable[[ToolCall], Awaitable[Decision]]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What comes of a call that the policy requested.
-
-    `call` is what runs; where it is None, `denial` is the result. Exactly one of them is None.
-    """
-
-    call: ToolCall | None = None
-    denial: ToolResult | None = None
+Verdict: TypeAlias = ToolCall | ToolResult
+"""The call that is to run, or the result of one that is not."""
 
 
 async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
@@ -55,7 +46,7 @@ async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
     logged. CancelledError passes.
     """
     if gate is None:
-        return [Verdict(call) for call in calls]
+        return list(calls)
     return [await _verdict(gate, call) for call in calls]
 
 
@@ -70,15 +61,14 @@ async def _verdict(gate: Gate, call: ToolCall) -> Verdict:
 def _as_verdict(decision: Decision, call: ToolCall) -> Verdict:
     match decision:
         case Allow():
-            return Verdict(call)
+            return call
         case Replace(arguments):
-            return Verdict(replace(call, arguments=arguments))
+            return replace(call, arguments=arguments)
         case Deny(reason):
             return _denied(call, reason)
         case other:
             raise TypeError(f"it gave {other!r}; Allow(), Deny(reason), Replace(arguments) are possible")
 
 
-def _denied(call: ToolCall, reason: str) -> Verdict:
-    result = failure(f"Call denied: {reason}" if reason else "Call denied")
-    return Verdict(denial=bounded(result, call, MAX_OBSERVATION_CHARS))
+def _denied(call: ToolCall, reason: str) -> ToolResult:
+    return bounded(failure(f"Call denied: {reason}"), call, MAX_OBSERVATION_CHARS)

@@ -233,3 +233,30 @@ def test_bound_text_says_how_much_was_cut():
     assert len(head) + cut + len(tail) == 1000
     assert text.startswith(head)
     assert text.endswith(tail)
+
+
+def tools(**flags: bool) -> FakeTool:
+    return FakeTool(schema=ToolSchema.of("-".join(flags) or "plain", "", **flags))
+
+
+def test_calls_run_side_by_side_only_where_all_their_tools_say_so():
+    registry = ToolRegistry([tools(), tools(parallel=True)])
+    safe, plain, unknown = call("parallel"), call("plain"), call("nothing")
+    assert registry.is_parallel([safe, safe, unknown])
+    assert not registry.is_parallel([safe, plain])
+    assert registry.is_parallel([])
+
+
+def test_a_sandbox_is_needed_unless_every_tool_runs_outside():
+    assert not ToolRegistry().needs_sandbox
+    assert not ToolRegistry([tools(external=True)]).needs_sandbox
+    assert ToolRegistry([tools(external=True), tools()]).needs_sandbox
+
+
+def test_the_policy_is_not_told_what_is_parallel_or_external():
+    plain, marked = (
+        ToolRegistry([FakeTool(schema=ToolSchema.of("t", "T.", {"a": {}}, parallel=flag, external=flag))])
+        for flag in (False, True)
+    )
+    assert plain.get_prompt_tool_definitions_json() == marked.get_prompt_tool_definitions_json()
+    assert plain.get_prompt_description() == marked.get_prompt_description()

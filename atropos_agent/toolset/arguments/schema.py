@@ -51,6 +51,15 @@ def load(schema: ToolSchema) -> Draft202012Validator:
     is ever fetched. Raises ToolError for a schema that is invalid, does not describe an object, refers to
     anything outside, or cannot be checked in bounded time.
     """
+    try:
+        validator = _validator(schema)
+        validator.is_valid({})
+    except RecursionError:
+        raise _refused(schema, (), "is nested too deeply, or refers to itself without end") from None
+    return validator
+
+
+def _validator(schema: ToolSchema) -> Draft202012Validator:
     parameters = _plain(schema)
     if schema.closed:
         parameters["additionalProperties"] = False
@@ -63,12 +72,7 @@ def load(schema: ToolSchema) -> Draft202012Validator:
         raise _refused(schema, ("type",), f"is {types!r}; the arguments of a call are an object")
     parameters = cast("dict[str, Json]", _ordered(parameters))
     _check_places(schema, parameters)
-    validator = ArgumentValidator(parameters, format_checker=FORMAT_CHECKER, registry=_nothing_else())
-    try:
-        validator.is_valid({})
-    except RecursionError:
-        raise _refused(schema, (), "refers to itself without end") from None
-    return validator
+    return ArgumentValidator(parameters, format_checker=FORMAT_CHECKER, registry=_nothing_else())
 
 
 def _nothing_else() -> SchemaRegistry:
