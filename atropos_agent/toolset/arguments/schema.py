@@ -41,6 +41,7 @@ _IN_LIST = frozenset(["allOf", "anyOf", "oneOf", "prefixItems"])
 _IN_NAMED = frozenset(["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"])
 _FIRST = ("type", "enum", "const", "minimum", "maximum", "prefixItems", "items", "required", "properties")
 _RANKS = {keyword: rank for rank, keyword in enumerate(_FIRST)} | {"additionalProperties": 1000}
+"""Keywords that are not listed come between the two."""
 _SHOWN = 200
 
 

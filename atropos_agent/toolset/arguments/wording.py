@@ -31,7 +31,7 @@ def texts(errors: Iterable[ValidationError]) -> Iterator[str]:
 
 
 def timeout_text(arguments: Mapping[str, Json], timeout: PatternTimeout) -> str:
-    """What is said of a pattern that took too long."""
+    """The text for a pattern that took too long."""
     parts = _parts_of(timeout.text, arguments)
     return f"{_subject(parts)} takes too long to compare with the pattern /{timeout.pattern}/; simplify it"
 
@@ -77,7 +77,7 @@ def _texts_of(error: ValidationError) -> Iterator[str]:
 
 
 def _forms(error: ValidationError, path: list[str | int]) -> Iterator[str]:
-    """What is said of a value of several possible forms: of the form that it seems to be, if there is one."""
+    """Texts for a value that fits none of its forms. Where its type leaves one form, the texts of that form."""
     forms: dict[str | int, list[ValidationError]] = {}
     for each in error.context:
         forms.setdefault(each.relative_schema_path[0], []).append(each)
@@ -94,7 +94,7 @@ def _forms(error: ValidationError, path: list[str | int]) -> Iterator[str]:
 
 
 def _is_other_form(error: ValidationError) -> bool:
-    """Whether the value as a whole is something else than this form of it."""
+    """Whether the value as a whole has the wrong type, or is none of the choices, for this form."""
     return error.validator in _DECISIVE and not error.relative_path
 
 
