@@ -77,7 +77,7 @@ def _texts_of(error: ValidationError) -> Iterator[str]:
 
 
 def _forms(error: ValidationError, path: list[str | int]) -> Iterator[str]:
-    """Texts for a value that fits none of its forms. Where its type leaves one form, the texts of that form."""
+    """Texts for a value that fits no form. Where its type leaves one form, the texts of that form."""
     forms: dict[str | int, list[ValidationError]] = {}
     for each in error.context:
         forms.setdefault(each.relative_schema_path[0], []).append(each)
