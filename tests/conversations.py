@@ -81,7 +81,7 @@ def check_rollout(renderer: Renderer, stop_id: int, kinds: Sequence[str], *, his
 
 
 async def _rollout(renderer, stop_id, scripts, history) -> tuple[AgentResult, list[str]]:
-    async def look(call):
+    async def look(call, context):
         return ToolResult(success=True, output="page 3")
 
     policy = FakePolicy(scripts, renderer, stop_id=stop_id)

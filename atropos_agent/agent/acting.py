@@ -10,7 +10,7 @@ from typing import Protocol
 from atropos_agent.agent.budget import Budget
 from atropos_agent.agent.setting import Setting
 from atropos_agent.events import Emitter, EventType
-from atropos_agent.toolset import Verdict, decide, failure
+from atropos_agent.toolset import ToolContext, Verdict, decide, failure
 from atropos_agent.toolset.calls import run_call, side_by_side
 from atropos_agent.trajectory import Json, ToolCall, ToolResult, Trace
 
@@ -41,10 +41,10 @@ class Actor:
         The gate answers for all calls before the first one starts, and waiting for it costs the run no
         time. A call that it denies is answered with its reason.
         """
-        verdicts = await self._decided(step, calls)
-        if any(verdict.executed is not call for verdict, call in zip(verdicts, calls, strict=True)):
-            step.executed = tuple([verdict.executed for verdict in verdicts])
-        if len(verdicts) > 1 and self._setting.tools.is_parallel(calls):
+        verdicts = await self._decided(step.number, calls)
+        if any(verdict is not call for verdict, call in zip(verdicts, calls, strict=True)):
+            step.executed = tuple([_executed(verdict) for verdict in verdicts])
+        if len(calls) > 1 and self._setting.tools.is_parallel(calls):
             await self._side_by_side(step, verdicts)
             return
         for verdict in verdicts:
@@ -53,18 +53,17 @@ class Actor:
             step.results.append(result)
             await self._delay()
 
-    async def _decided(self, step: Acting, calls: Sequence[ToolCall]) -> list[Verdict]:
-        gate = self._setting.gate
-        if gate is None:
-            return [Verdict(call, call) for call in calls]
+    async def _decided(self, number: int, calls: Sequence[ToolCall]) -> Sequence[Verdict]:
+        if self._setting.gate is None:
+            return calls
         with self._budget.paused():
-            verdicts = await decide(gate, calls)
-        for verdict in verdicts if self._emitter.active else ():
+            verdicts = await decide(self._setting.gate, calls)
+        for call, verdict in zip(calls, verdicts, strict=True) if self._emitter.active else ():
             self._emitter.emit(
                 EventType.TOOL_PERMISSION,
-                step_number=step.number,
-                call_id=verdict.requested.uniq_id,
-                data=verdict.to_dict(),
+                step_number=number,
+                call_id=call.uniq_id,
+                data=_permission(call, verdict),
             )
         return verdicts
 
@@ -83,10 +82,10 @@ class Actor:
         await self._delay()
 
     async def _one(self, number: int, verdict: Verdict) -> ToolResult:
-        """Execute one call, or answer it with the gate's reason."""
-        call = verdict.executed
-        if call is None:
-            return verdict.denial
+        """Execute one call; a denied one has its result already."""
+        if isinstance(verdict, ToolResult):
+            return verdict
+        call = verdict
         if self._emitter.active:
             data: dict[str, Json] = {"name": call.name, "arguments": call.arguments}
             self._emitter.emit(EventType.TOOL_STARTED, step_number=number, call_id=call.uniq_id, data=data)
@@ -119,3 +118,15 @@ class Actor:
     async def _delay(self) -> None:
         if self._setting.config.tool_delay_s:
             await asyncio.sleep(self._setting.config.tool_delay_s)
+
+
+def _executed(verdict: Verdict) -> ToolCall | None:
+    return verdict if isinstance(verdict, ToolCall) else None
+
+
+def _permission(call: ToolCall, verdict: Verdict) -> dict[str, Json]:
+    """What an event says of the gate's answer."""
+    if isinstance(verdict, ToolResult):
+        return {"name": call.name, "decision": "deny", "reason": verdict.error}
+    decision = "allow" if verdict is call else "replace"
+    return {"name": call.name, "decision": decision, "arguments": verdict.arguments}

@@ -39,7 +39,7 @@ from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
 from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
 from atropos_agent.telemetry import Entry, Kind, debug_logger, watching
-from atropos_agent.toolset import ToolContext, ToolRegistry, bind
+from atropos_agent.toolset import ToolContext, ToolRegistry
 from atropos_agent.trajectory import (
     AgentResult,
     Blame,
@@ -278,9 +278,9 @@ class AgentEnv(ABC, Generic[ItemT]):
     async def _replay(self, item: ItemT, reference: Reference) -> float:
         async with self._sandbox_of(item, "") as sandbox:
             meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
-            execute = bind(self.tools, ToolContext(sandbox=sandbox, rollout_id=item.id))
+            context = ToolContext(sandbox=sandbox, rollout_id=item.id)
             for call in reference.calls:
-                await execute(call)
+                await self.tools.execute(call, context)
             result = AgentResult(True, reference.answer, StopReason.FINAL_ANSWER)
             score = await self.verify_and_score_trajectory(
                 item, reference.answer, sandbox=sandbox, agent_result=result, workspace_meta=meta
@@ -329,7 +329,7 @@ class AgentEnv(ABC, Generic[ItemT]):
         context = ToolContext(sandbox=sandbox, rollout_id=run_id)
         result = await self.agent.run(
             task,
-            execute_tool=bind(self.tools, context),
+            context=context,
             rollout_id=run_id,
             seed=seed,
             listener=listener,

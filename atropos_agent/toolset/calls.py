@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from atropos_agent.errors import SandboxLost
 from atropos_agent.telemetry import Entry, Kind
-from atropos_agent.toolset.registry import ExecuteTool, ToolContext, failure
+from atropos_agent.toolset.tool import ExecuteTool, ToolContext, failure
 from atropos_agent.trajectory import ToolCall, ToolResult
 
 TOOL_GRACE_S = 1.0

@@ -42,7 +42,7 @@ class RepeatingPolicy:
         pass
 
 
-async def look(call):
+async def look(call, context):
     return ToolResult(success=True, output="nothing new")
 
 

@@ -50,7 +50,7 @@ def renderer_for(name: str) -> Renderer:
     return Renderer(tokenizer_for(name))
 
 
-async def look(call):
+async def look(call, context):
     return ToolResult(success=True, output="nothing new")
 
 

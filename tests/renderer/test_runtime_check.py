@@ -65,7 +65,7 @@ async def rollout(
         text = ("</think>" if renderer.opens_reasoning else "") + (WORD if step == said else "")
         return f"{text} {render_call('look', {'turn': step})}" if step <= turns else f"{text} done"
 
-    async def look(call):
+    async def look(call, context):
         turn = call.arguments["turn"]
         return ToolResult(success=True, output=f"page {turn} {WORD if turn == seen else ''}")
 
