@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from atropos_agent.agent.loop import Loop, Setting, Stop
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.dialects.hermes.prompts import system_prompt
 from atropos_agent.errors import ContextOverflow
 from atropos_agent.events import Emitter, EventType, Listener
@@ -125,9 +126,10 @@ class AtroposAgent:
 
 
 def _as_renderer(tokenizer: PreTrainedTokenizerFast | Renderer | None) -> Renderer | None:
-    if tokenizer is None or isinstance(tokenizer, Renderer):
-        return tokenizer
-    return Renderer(tokenizer)
+    if tokenizer is None:
+        return None
+    renderer = tokenizer if isinstance(tokenizer, Renderer) else Renderer(tokenizer, marks=HERMES_MARKS)
+    return renderer.with_marks(HERMES_MARKS)
 
 
 def _as_policy(server: Server) -> Policy:

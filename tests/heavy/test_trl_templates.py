@@ -15,6 +15,7 @@ import pytest
 import renderers
 from hypothesis import given, settings
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.renderer import Renderer
 from tests.conversations import CONVERSATIONS, ROLLOUTS, check_prediction, check_rollout
 from tests.family_tokenizers import family_tokenizer
@@ -80,7 +81,7 @@ DIFFERENCES = [
 @cache
 def certified(name: str) -> tuple[Renderer, list[int]]:
     tokenizer, stops = family_tokenizer(name, TEMPLATES[name].read_text())
-    return Renderer(tokenizer, stop_ids=stops), stops
+    return Renderer(tokenizer, stop_ids=stops, marks=HERMES_MARKS), stops
 
 
 def test_trl_ships_templates():
