@@ -74,6 +74,10 @@ class Certificate:
     reasons: tuple[str, ...]
     probes: int
 
+    def close_of(self, answer: Message) -> str:
+        """What ends the turn `answer`; empty where the next header does."""
+        return self.tool_bridge.calls_close if calls_of(answer) else self.close_text
+
     def refusal(self, answer: Message, following: Sequence[Message]) -> str:
         """Why it is not certified that `following` is appended to what was sampled for `answer`; empty where
         it is."""

@@ -27,7 +27,7 @@ from atropos_agent.renderer.marks import Marks
 from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_assistant
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.renderer.turns import Turns, calls_of
+from atropos_agent.renderer.turns import Turns
 from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds, ToolSchema, text_of
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Renderer:
         suffix = turns.after(answer, following)
         held = holds_at(turns, messages, suffix, turn=turn)
         notes = [] if held else [self._mismatch(last, suffix)]
-        return self._crossing.over(suffix, self._close_of(answer), sampled, finish, notes)
+        return self._crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, notes)
 
     def continuation(
         self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
@@ -250,10 +250,10 @@ class Renderer:
         bridge, suffix, crossing = None, "", self._crossing
         if not self.certificate.refusal(answer, following):
             suffix = self._turns.after(answer, following)
-            bridge = crossing.over(suffix, self._close_of(answer), sampled, finish, [])
-        closing = (
-            self.is_cut_in_reasoning(sampled, finish) if bridge is None else REASONING_CLOSED in bridge.notes
-        )
+            bridge = crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, [])
+            closing = REASONING_CLOSED in bridge.notes
+        else:
+            closing = crossing.is_cut_in_reasoning(sampled, finish)
         close = self._marks.reasoning_close * closing
         told = (text_of(answer) if is_plain(answer) else self.decode_completion(sampled)) + close
         if closing and is_plain(answer):
@@ -270,17 +270,8 @@ class Renderer:
     @property
     def _crossing(self) -> Crossing:
         certificate = self.certificate
-        return Crossing(
-            self._tokens,
-            self._marks,
-            self.stop_ids,
-            opens_reasoning=certificate.opens_reasoning,
-            canonical=certificate.joint == "canonical",
-        )
-
-    def _close_of(self, answer: Message) -> str:
-        certificate = self.certificate
-        return certificate.tool_bridge.calls_close if calls_of(answer) else certificate.close_text
+        canonical, opens = certificate.joint == "canonical", certificate.opens_reasoning
+        return Crossing(self._tokens, self._marks, self.stop_ids, opens_reasoning=opens, canonical=canonical)
 
     def is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
         """True where `sampled` int32[m] was cut off with its reasoning still open."""
