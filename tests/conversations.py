@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
+from atropos_agent.agent.history import History
 from hypothesis import strategies as st
 
 from atropos_agent.agent import AtroposAgent
-from atropos_agent.agent.history import History
 from atropos_agent.config import AgentConfig
 from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire

@@ -13,7 +13,6 @@ from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import (
     BRIDGE_MISMATCH,
     FOREIGN_CLOSE,
-    REASONING_CLOSE,
     REASONING_CLOSED,
     Bridge,
     Renderer,
@@ -126,7 +125,7 @@ class Conversation:
             return
         if completion.prompt_token_ids is not None:
             if renderer.is_cut_in_reasoning(ids, completion.finish_reason):
-                self._close_reasoning()
+                self._close_reasoning(renderer)
         elif self._follows:
             self._follow_template(renderer, ids, completion)
         else:
@@ -143,13 +142,13 @@ class Conversation:
         bridge = renderer.bridge(self.messages, ids, finish=completion.finish_reason, turn=step_number)
         self._bridged = len(self.messages)
         if REASONING_CLOSED in bridge.notes:
-            self._close_reasoning()
+            self._close_reasoning(renderer)
         self._cross(renderer, bridge)
 
     def _follow_template(self, renderer: Renderer, ids: TokenIds, completion: Completion) -> None:
         found = renderer.continuation(self._shown, self.messages, ids, finish=completion.finish_reason)
         if found.reasoning_closed:
-            self._close_reasoning()
+            self._close_reasoning(renderer)
         self._shown = found.text
         self._cross(renderer, found.bridge)
 
@@ -163,10 +162,11 @@ class Conversation:
             self.notes += [note for note in bridge.notes if note != REASONING_CLOSED]
             self.tracker.add_bridge(bridge)
 
-    def _close_reasoning(self) -> None:
+    def _close_reasoning(self, renderer: Renderer) -> None:
         """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
         last = last_assistant(self.messages)
-        self.messages[last] = {"role": "assistant", "content": text_of(self.messages[last]) + REASONING_CLOSE}
+        closed = text_of(self.messages[last]) + renderer.marks.reasoning_close
+        self.messages[last] = {"role": "assistant", "content": closed}
         self.notes.append(REASONING_CLOSED)
 
 

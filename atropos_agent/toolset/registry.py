@@ -4,7 +4,6 @@ lost sandbox and a cancel.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from atropos_agent.errors import SandboxLost
 from atropos_agent.toolset.arguments import ArgumentCheck, known
 from atropos_agent.toolset.bounds import MAX_OBSERVATION_CHARS, bounded
 from atropos_agent.toolset.tool import Tool, ToolContext, failure
-from atropos_agent.trajectory import Json, ToolCall, ToolResult, ToolSchema
+from atropos_agent.trajectory import ToolCall, ToolResult, ToolSchema
 
 
 @dataclass(frozen=True, slots=True)
