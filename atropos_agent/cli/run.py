@@ -78,7 +78,7 @@ async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> 
     if item_id is not None:
         item = await env.get_item(item_id)
         out.print(Panel(escape(env.build_task(item)), title=item.id, title_align="left"))
-        rollout = await env.rollout(item, listener=_show)
+        rollout = await env.rollout(item, listeners=[_show])
         return _end(rollout.result, rollout)
     assert task is not None
     return _end(await _free_task(env, task), None)

@@ -3,5 +3,6 @@
 from atropos_agent.environment.agent_env import AgentEnv
 from atropos_agent.environment.contract import Item, Reference, Validation
 from atropos_agent.environment.opening import open_environment
+from atropos_agent.environment.sandboxes import NoSandbox
 
-__all__ = ["AgentEnv", "Item", "Reference", "Validation", "open_environment"]
+__all__ = ["AgentEnv", "Item", "NoSandbox", "Reference", "Validation", "open_environment"]
