@@ -46,7 +46,7 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
 
     name: ClassVar[str] = "environment"
     needs_sandbox: ClassVar[bool] = False
-    """Set it where hooks use the sandbox and no tool does. With any tool that acts in the sandbox there is one;
+    """Set it where hooks use the sandbox and no tool does. With a tool that acts in it there is one anyway;
     without, rollouts run where no isolation is available, too."""
     config_type: ClassVar[type[EnvConfig]] = EnvConfig
     """What `config` is read as; the class argument sets it."""
