@@ -86,9 +86,11 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._open.enter_context(watching(self.debug.stall_after_s))
-        await self._open.enter_async_context(self.sandboxes)
-        await self.setup()
+        async with AsyncExitStack() as opened:
+            opened.enter_context(watching(self.debug.stall_after_s))
+            await opened.enter_async_context(self.sandboxes)
+            await self.setup()
+            self._open = opened.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
