@@ -28,7 +28,7 @@ from atropos_agent.errors import (
 )
 from atropos_agent.export import sequences_left_out
 from atropos_agent.record.rundir import RunDir
-from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup
+from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup, Trace
 
 logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
@@ -93,18 +93,20 @@ class Progress:
         return self.elapsed_s / self.groups_done * max(remaining, 0)
 
     def count(self, rollout: Rollout) -> None:
-        """Take one finished rollout into account."""
+        """Take one finished rollout into account, with every agent that took part."""
         self.rollouts_done += 1
-        self.sampled_tokens += rollout.result.total_tokens
-        self.stop_reasons[rollout.result.stop_reason] += 1
-        self.breaks.update(found.kind.value for found in rollout.result.breaks)
-        for step in rollout.result.steps:
-            self.steps[step.completion.provenance] += 1
-        if rollout.result.error_type is not None:
-            self.errors[rollout.result.error_type] += 1
-        if rollout.score is not None:
-            self.rewards += 1
-            self.reward_sum += rollout.score
+        for trace in rollout.traces:
+            result = trace.result
+            self.sampled_tokens += result.total_tokens
+            self.stop_reasons[result.stop_reason] += 1
+            self.breaks.update(found.kind.value for found in result.breaks)
+            for step in result.steps:
+                self.steps[step.completion.provenance] += 1
+            if result.error_type is not None:
+                self.errors[result.error_type] += 1
+            if trace.trainable and trace.score is not None:
+                self.rewards += 1
+                self.reward_sum += trace.score
 
     def metrics(self) -> dict[str, Json]:
         """One line of `metrics.jsonl`."""
@@ -199,7 +201,7 @@ class Collector(Generic[ItemT]):
 
         async def keep(rollout: Rollout) -> None:
             self.progress.count(rollout)
-            if rollout.score is not None:
+            if rollout.is_scored:
                 await self._write(self.log.add_rollout, item.id, repetition, rollout)
             else:
                 await self._write(self.log.add_metrics, _failure(rollout))
@@ -212,7 +214,9 @@ class Collector(Generic[ItemT]):
         await self._write(self.log.add_metrics, self.progress.metrics())
 
     async def _deliver(self, group: RolloutGroup) -> None:
-        scores = {rollout.score for rollout in group.rollouts if rollout.score is not None}
+        scores = {
+            trace.score for rollout in group.rollouts if rollout.is_scored for trace in _trained(rollout)
+        }
         dropped = "zero_variance" if len(scores) == 1 and self.config.zero_variance == "drop" else None
         try:
             scored = self.env.score_group(group)
@@ -227,7 +231,7 @@ class Collector(Generic[ItemT]):
         self._failed_in_a_row = 0
 
     def _fail(self, group: RolloutGroup) -> None:
-        failed = [rollout.result for rollout in group.rollouts if rollout.score is None]
+        failed = [rollout.traces[0].result for rollout in group.rollouts if not rollout.is_scored]
         self.progress.groups_failed += 1
         self._failed_in_a_row += 1
         logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
@@ -236,9 +240,13 @@ class Collector(Generic[ItemT]):
             raise kind(f"{self._failed_in_a_row} groups in a row failed, the last with: {failed[0].error}")
 
 
+def _trained(rollout: Rollout) -> list[Trace]:
+    return [trace for trace in rollout.traces if trace.trainable]
+
+
 def _failure(rollout: Rollout) -> dict[str, Json]:
     """What `metrics.jsonl` keeps of a rollout that could not be scored."""
-    result = rollout.result
+    result = rollout.traces[0].result
     return {
         "time": time.time(),
         "failed": rollout.id,
@@ -251,13 +259,19 @@ def _failure(rollout: Rollout) -> dict[str, Json]:
 
 
 def manifest(config: RunConfig, model: str) -> dict[str, Json]:
-    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match."""
+    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match.
+
+    `config.agent` holds what was set and nothing else, so that a resumed run leaves the same things to its
+    environment to choose; all of the agent's settings are in the identity.
+    """
     resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
+    agent = resolved["agent"]
+    resolved["agent"] = config.agent.model_dump(mode="json", exclude_unset=True)
     delivery = ("on_branch", "truncated", "allow_raw_logprobs", "min_group_size", "infrastructure_retries")
     identity = {
         "environment": config.environment,
         "env": {key: value for key, value in resolved["env"].items() if key not in delivery},
-        "agent": resolved["agent"],
+        "agent": agent,
         "model": model,
         "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},
     }

@@ -71,7 +71,7 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         self._config: ConfigT_co = cast("ConfigT_co", self.config_type()) if config is None else config
         if not isinstance(self._config, self.config_type):
             wanted, given = self.config_type.__name__, type(config).__name__
-            raise ConfigError(f"{type(self).__name__} takes a {wanted} as config, not a {given}")
+            raise ConfigError(f"{type(self).__name__} needs a config of type {wanted}, got {given}")
         self.sandbox_config: SandboxConfig = sandbox or SandboxConfig()
         self.policy: Policy = policy
         self.renderer: Renderer | None = renderer

@@ -13,9 +13,8 @@ from typing import Self
 
 from atropos_agent.telemetry import Kind, in_flight
 
-_LOOKS = 40
-_BETWEEN_LOOKS_S = 0.05
-"""What was ended a moment ago may still be there: a thread returns, a child is reaped."""
+_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""What was ended a moment ago may still be there: a thread returns, a child is reaped. Each look is dear."""
 _EXECUTOR = "asyncio_"
 """How the threads of an event loop's own executor are called; they live as long as the loop."""
 _PROC = Path("/proc")
@@ -34,11 +33,11 @@ class Footprint:
         return cls(frozenset([*_tasks(), *_threads(), *_children(), *_descriptors(), *_sandboxes()]))
 
     async def left_behind(self) -> list[str]:
-        """What is held now and was not held then, sorted; what is just ending gets two seconds."""
-        for _ in range(_LOOKS):
+        """What is held now and was not held then, sorted; what is just ending gets some time."""
+        for wait_s in _WAITS_S:
             if not Footprint.now().held - self.held:
                 return []
-            await asyncio.sleep(_BETWEEN_LOOKS_S)
+            await asyncio.sleep(wait_s)
         return sorted(Footprint.now().held - self.held)
 
 
