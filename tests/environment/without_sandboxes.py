@@ -29,11 +29,11 @@ async def main(environment, folder):
                 rollout = await env.rollout(await env.get_next_item())
                 group, _ = await env.collect_trajectories(await env.get_next_item())
         except SandboxUnavailable as error:
-            print(f"refused: {error}")
-            return
-    print(json.dumps({"score": rollout.score, "isolation": rollout.isolation, "rows": len(group["tokens"])}))
+            return f"refused: {error}"
+    rows = len(group["tokens"])
+    return json.dumps({"score": rollout.score, "isolation": rollout.isolation, "rows": rows})
 
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    asyncio.run(main(*sys.argv[2:]))
+    sys.stdout.write(asyncio.run(main(*sys.argv[2:])))
