@@ -21,7 +21,7 @@ from atropos_agent.environment.blame import (
 from atropos_agent.environment.contract import ItemT, isolation_as_data, rollout_seed, unusable
 from atropos_agent.environment.sandboxes import for_tools
 from atropos_agent.errors import AtroposAgentError, TaskError
-from atropos_agent.events import Event, EventType, Listener
+from atropos_agent.events import Event, Listener
 from atropos_agent.sandbox import Sandbox
 from atropos_agent.telemetry import Entry, Kind, debug_logger
 from atropos_agent.toolset import ToolContext, bind
@@ -73,8 +73,6 @@ class Episode(Generic[ItemT]):
         self.index: int = index
         self.id: str = f"{item.id}#{repetition}.{index}"
         self.listeners: tuple[Listener, ...] = tuple(listeners)
-        if env.debug.print_task:
-            self.listeners += (_print_task,)
 
     async def run(self) -> Rollout:
         """The first attempt that is not to be tried again, or the last that may be made."""
@@ -128,6 +126,8 @@ class Episode(Generic[ItemT]):
         """Lead the conversation; the error by which the environment's own code ended it."""
         try:
             with task_errors(f"play of {self.item.id}"):
+                if self.env.debug.print_task:
+                    debug_logger(__name__).info("task of %s: %s", self.id, self.env.build_task(self.item))
                 await self.env.play(self.item, run)
         except AtroposAgentError as error:
             if error.__cause__ is not None and _came_out_of_a_turn(error.__cause__):
@@ -162,11 +162,6 @@ def _came_out_of_a_turn(error: BaseException) -> bool:
     """True for a fault of the engine. A turn ends by itself whatever the server or a tool does, so what it
     raises is a bug: blamed on the environment, it would be recorded again and again and never be seen."""
     return any(frame.f_code is Run.turn.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-def _print_task(event: Event) -> None:
-    if event.type is EventType.RUN_STARTED:
-        debug_logger(__name__).info("task of %s: %s", event.run_id, event.data["task"])
 
 
 @dataclass(slots=True)
