@@ -67,7 +67,7 @@ async def _validate(
         return await env.validate(drawn)
 
 
-@env_app.command("check", epilog="Example: atropos-agent env check my_package.spell:Spell")
+@env_app.command("check", epilog="Example: atropos-agent env check terminal_tasks")
 def check(
     name: Annotated[str, typer.Argument(help="An installed environment, or package.module:Class.")],
     items: Annotated[int, typer.Option(min=1, help="How many items to look at.")] = 4,
