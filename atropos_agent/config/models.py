@@ -162,7 +162,7 @@ class EnvConfig(BaseModel):
     on_branch: Literal["refuse", "last", "drop"] = "refuse"
     """What becomes of a rollout with several training sequences in a delivered group."""
     truncated: Literal["mask", "score", "drop"] = "mask"
-    """What becomes of a rollout that a token limit cut: its loss is masked, it is trained, or it is left out."""
+    """What becomes of a rollout that a token limit cut: its loss is masked, trained, or it is left out."""
     allow_raw_logprobs: bool = False
     """Deliver logprobs of the model's own distribution where another was sampled from."""
 
