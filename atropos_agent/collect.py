@@ -28,7 +28,7 @@ from atropos_agent.errors import (
 )
 from atropos_agent.export import sequences_left_out
 from atropos_agent.record.rundir import RunDir
-from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup, Trace
+from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup
 
 logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
@@ -93,20 +93,18 @@ class Progress:
         return self.elapsed_s / self.groups_done * max(remaining, 0)
 
     def count(self, rollout: Rollout) -> None:
-        """Take one finished rollout into account, with every agent that took part."""
+        """Take one finished rollout into account."""
         self.rollouts_done += 1
-        for trace in rollout.traces:
-            result = trace.result
-            self.sampled_tokens += result.total_tokens
-            self.stop_reasons[result.stop_reason] += 1
-            self.breaks.update(found.kind.value for found in result.breaks)
-            for step in result.steps:
-                self.steps[step.completion.provenance] += 1
-            if result.error_type is not None:
-                self.errors[result.error_type] += 1
-            if trace.trainable and trace.score is not None:
-                self.rewards += 1
-                self.reward_sum += trace.score
+        self.sampled_tokens += rollout.result.total_tokens
+        self.stop_reasons[rollout.result.stop_reason] += 1
+        self.breaks.update(found.kind.value for found in rollout.result.breaks)
+        for step in rollout.result.steps:
+            self.steps[step.completion.provenance] += 1
+        if rollout.result.error_type is not None:
+            self.errors[rollout.result.error_type] += 1
+        if rollout.score is not None:
+            self.rewards += 1
+            self.reward_sum += rollout.score
 
     def metrics(self) -> dict[str, Json]:
         """One line of `metrics.jsonl`."""
@@ -201,7 +199,7 @@ class Collector(Generic[ItemT]):
 
         async def keep(rollout: Rollout) -> None:
             self.progress.count(rollout)
-            if rollout.is_scored:
+            if rollout.score is not None:
                 await self._write(self.log.add_rollout, item.id, repetition, rollout)
             else:
                 await self._write(self.log.add_metrics, _failure(rollout))
@@ -214,9 +212,7 @@ class Collector(Generic[ItemT]):
         await self._write(self.log.add_metrics, self.progress.metrics())
 
     async def _deliver(self, group: RolloutGroup) -> None:
-        scores = {
-            trace.score for rollout in group.rollouts if rollout.is_scored for trace in _trained(rollout)
-        }
+        scores = {rollout.score for rollout in group.rollouts if rollout.score is not None}
         dropped = "zero_variance" if len(scores) == 1 and self.config.zero_variance == "drop" else None
         try:
             scored = self.env.score_group(group)
@@ -231,7 +227,7 @@ class Collector(Generic[ItemT]):
         self._failed_in_a_row = 0
 
     def _fail(self, group: RolloutGroup) -> None:
-        failed = [rollout.traces[0].result for rollout in group.rollouts if not rollout.is_scored]
+        failed = [rollout.result for rollout in group.rollouts if rollout.score is None]
         self.progress.groups_failed += 1
         self._failed_in_a_row += 1
         logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
@@ -240,13 +236,9 @@ class Collector(Generic[ItemT]):
             raise kind(f"{self._failed_in_a_row} groups in a row failed, the last with: {failed[0].error}")
 
 
-def _trained(rollout: Rollout) -> list[Trace]:
-    return [trace for trace in rollout.traces if trace.trainable]
-
-
 def _failure(rollout: Rollout) -> dict[str, Json]:
     """What `metrics.jsonl` keeps of a rollout that could not be scored."""
-    result = rollout.traces[0].result
+    result = rollout.result
     return {
         "time": time.time(),
         "failed": rollout.id,
