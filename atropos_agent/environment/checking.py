@@ -45,8 +45,8 @@ async def check_environment(
 
     `make` is the class, or e.g. `functools.partial(MyEnv, config=MyConfig(...))`. It is called twice: both
     instances must give the same items, and what the second leaves behind is a leak. Processes and descriptors
-    that are left are seen on Linux only. Where the environment does not open, or has no items, that is the
-    only finding.
+    that are left are seen on Linux only. Run it alone: what other code of the process starts meanwhile counts
+    as left behind. Where the environment does not open, or has no items, that is the only finding.
     """
     first = await _Examination[ItemT]().of(make, items)
     before = Footprint.now()  # after a whole pass: what is made once for the process is no leak

@@ -55,10 +55,10 @@ class Validation:
 def unusable(score: Score, steps: int) -> str | None:
     """What makes `score` unfit for the record of a rollout with so many steps; None where it is fit."""
     if not isinstance(score, Score):
-        return f"{score!r}, which is no Score"
+        return f"{score!r}; it must give a Score"
     for name, value in {"value": score.value, **score.parts}.items():
         if not _is_finite(value):
-            return f"{name} {value!r}, which is no finite number"
+            return f"{name} {value!r}; it must be a finite number"
     if score.step_rewards and len(score.step_rewards) != steps:
         return f"{len(score.step_rewards)} step_rewards for {steps} steps; give one a step, or none at all"
     for number, reward in enumerate(score.step_rewards, 1):
@@ -67,7 +67,7 @@ def unusable(score: Score, steps: int) -> str | None:
     try:
         json.dumps(dict(score.metadata))
     except (TypeError, ValueError) as error:
-        return f"metadata that is no JSON: {error}"
+        return f"metadata that cannot be written as JSON: {error}"
     return None
 
 

@@ -14,9 +14,9 @@ from typing import Self
 from atropos_agent.telemetry import Kind, in_flight
 
 _WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""What was ended a moment ago may still be there: a thread returns, a child is reaped. Each look is dear."""
+"""Threads return and children are reaped a moment after they were ended. A look is slow: it collects garbage."""
 _EXECUTOR = "asyncio_"
-"""How the threads of an event loop's own executor are called; they live as long as the loop."""
+"""The name of threads of an event loop's own executor begins so; they live as long as the loop."""
 _PROC = Path("/proc")
 
 
@@ -76,4 +76,4 @@ def _descriptors() -> Iterator[str]:
 def _sandboxes() -> Iterator[str]:
     for entry in in_flight.table():
         if entry.kind is Kind.SANDBOX:
-            yield f"sandbox {entry.target} of {entry.owner or 'nobody'}, held since {entry.since:.3f}"
+            yield f"sandbox {entry.target} (owner {entry.owner!r}), held since {entry.since:.3f}"
