@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from atropos_agent.agent import AtroposAgent
     from atropos_agent.config import AgentConfig, EnvConfig, RunConfig, load_run_config
-    from atropos_agent.environment import AgentEnv, Reference, open_environment
+    from atropos_agent.environment import AgentEnv, Reference, check_environment, open_environment
     from atropos_agent.errors import AtroposAgentError, SandboxError
     from atropos_agent.policy import CallablePolicy, EmbeddedPolicy, HttpPolicy, Policy
     from atropos_agent.renderer import Renderer
+    from atropos_agent.rubric import Attempt, Reward, Rubric
     from atropos_agent.sandbox import FileEntry, Sandbox, SandboxPool
     from atropos_agent.toolset import Tool, ToolContext, ToolRegistry, ToolSchema
     from atropos_agent.trajectory import (
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "agent": ["AtroposAgent"],
     "config": ["AgentConfig", "EnvConfig", "RunConfig", "load_run_config"],
-    "environment": ["AgentEnv", "Reference", "open_environment"],
+    "environment": ["AgentEnv", "Reference", "check_environment", "open_environment"],
     "errors": ["AtroposAgentError", "SandboxError"],
     "policy": ["CallablePolicy", "EmbeddedPolicy", "HttpPolicy", "Policy"],
     "renderer": ["Renderer"],
+    "rubric": ["Attempt", "Reward", "Rubric"],
     "sandbox": ["FileEntry", "Sandbox", "SandboxPool"],
     "toolset": ["Tool", "ToolContext", "ToolRegistry", "ToolSchema"],
     "trajectory": [
@@ -56,6 +58,7 @@ __all__ = [
     "AgentStep",
     "AtroposAgent",
     "AtroposAgentError",
+    "Attempt",
     "CallablePolicy",
     "EmbeddedPolicy",
     "EnvConfig",
@@ -64,8 +67,10 @@ __all__ = [
     "Policy",
     "Reference",
     "Renderer",
+    "Reward",
     "Rollout",
     "RolloutGroup",
+    "Rubric",
     "RunConfig",
     "Sandbox",
     "SandboxError",
@@ -80,6 +85,7 @@ __all__ = [
     "ToolRegistry",
     "ToolResult",
     "ToolSchema",
+    "check_environment",
     "load_run_config",
     "open_environment",
 ]

@@ -251,13 +251,19 @@ def _failure(rollout: Rollout) -> dict[str, Json]:
 
 
 def manifest(config: RunConfig, model: str) -> dict[str, Json]:
-    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match."""
+    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match.
+
+    `config.agent` holds what was set and nothing else, so that a resumed run leaves the same things to its
+    environment to choose; all of the agent's settings are in the identity.
+    """
     resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
+    agent = resolved["agent"]
+    resolved["agent"] = config.agent.model_dump(mode="json", exclude_unset=True)
     delivery = ("on_branch", "truncated", "allow_raw_logprobs", "min_group_size", "infrastructure_retries")
     identity = {
         "environment": config.environment,
         "env": {key: value for key, value in resolved["env"].items() if key not in delivery},
-        "agent": resolved["agent"],
+        "agent": agent,
         "model": model,
         "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},
     }

@@ -28,7 +28,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from atropos_agent.agent.tracker import Tracker, resolve_tokens
+from atropos_agent.agent.tokens import resolve_tokens
+from atropos_agent.agent.tracker import Tracker
 from atropos_agent.dialects.hermes import HERMES_MARKS, render_call, result_to_xml
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import (

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-from atropos_agent.agent.history import History
 from hypothesis import strategies as st
 
 from atropos_agent.agent import AtroposAgent
+from atropos_agent.agent.conversation import Conversation
 from atropos_agent.config import AgentConfig
 from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
@@ -47,7 +47,7 @@ QUESTION: Message = {"role": "user", "content": "Where is it?"}
 def check_prediction(renderer: Renderer, turns: Sequence[tuple[str, str]]) -> None:
     """In template mode this conversation has the predicted number of sequences; each token is trained
     once, in order."""
-    history = History([QUESTION], renderer, "template")
+    history = Conversation([QUESTION], renderer, "template")
     history.open(Capabilities(Wire.IN_PROCESS, "none", "none"))
     sampled: list[int] = []
     for number, (text, following) in enumerate([*turns, ("plain text", "")], 1):
@@ -56,7 +56,7 @@ def check_prediction(renderer: Renderer, turns: Sequence[tuple[str, str]]) -> No
         completion = Completion(renderer.decode_completion(ids), ids)
         history.add_completion(number, completion)
         if following:
-            history.add_observation(ANSWERED[following], completion, number)
+            history.add_following([{"role": "user", "content": ANSWERED[following]}], completion, number)
     sequences = history.tracker.sequences()
     assert len(sequences) == renderer.certificate.branching.sequences([*turns, ("plain text", None)])
     assert [token for data in sequences for token in data.token_ids[data.mask].tolist()] == sampled

@@ -29,6 +29,7 @@ from atropos_agent.trajectory import (
     SequenceData,
     Spent,
     StopReason,
+    TextPart,
     ToolResult,
     Trace,
     UserMessage,
@@ -248,8 +249,9 @@ class Run:
             return {"role": "user", "content": renderer.neutralise(content)}
         parts = list[ContentPart]()
         for part in content:
-            text = part["type"] == "text"
-            parts.append({"type": "text", "text": renderer.neutralise(part["text"])} if text else part)
+            if part["type"] == "text":
+                part = TextPart(type="text", text=renderer.neutralise(part["text"]))
+            parts.append(part)
         return {"role": "user", "content": parts}
 
     def _check_bridges(self) -> None:

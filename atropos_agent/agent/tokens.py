@@ -28,10 +28,11 @@ def resolve_tokens(
 
     Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
     tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
-    completion that ended by itself. Reasoning that the server kept apart is part of those ids, as the template
-    shows it after `messages`, or else as the dialect writes it. Without a renderer nothing is rebuilt. Raises
-    MalformedReply for ids that cannot have been sampled: none of the vocabulary, or an end of turn after the
-    end of the turn.
+    completion that ended by itself. Reasoning that the server kept apart is part of those ids: as the
+    template shows it after `messages`, or else as the dialect writes it.
+
+    Without a renderer nothing is rebuilt. Raises MalformedReply for ids that cannot have been sampled: none
+    of the vocabulary, or an end of turn after the end of the turn.
     """
     if renderer is None:
         return completion
@@ -127,7 +128,7 @@ def _retokenize(completion: Completion, renderer: Renderer, messages: Sequence[M
 
 
 def _with_reasoning(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> str:
-    """What the policy wrote, the reasoning included: the template's rendering of it, or else the dialect's."""
+    """What the policy wrote, the reasoning included, in the template's writing or else the dialect's."""
     message = completed({"role": "assistant", "content": completion.text}, completion)
     shown = renderer.turn_text(messages, message)
     if shown is not None:

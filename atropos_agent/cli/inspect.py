@@ -1,17 +1,20 @@
-"""`env list`, `env validate`, `tools list`: what is installed, and whether it holds."""
+"""`env list`, `env validate`, `env check`, `tools list`: what is installed, and whether it holds."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from atropos_agent.cli.console import FAILED, exits, fail, out
 from atropos_agent.config import EnvConfig, SandboxConfig, validate
-from atropos_agent.environment import AgentEnv, Validation
+from atropos_agent.environment import AgentEnv, Finding, Validation, check_environment
 from atropos_agent.plugins import installed, load
 from atropos_agent.testing import FakePolicy
 
@@ -62,6 +65,32 @@ async def _validate(
     async with env_type(FakePolicy([]), config=config, sandbox=where) as env:
         drawn = [item for _ in range(items) if (item := await env.get_next_item()) is not None]
         return await env.validate(drawn)
+
+
+@env_app.command("check", epilog="Example: atropos-agent env check terminal_tasks")
+def check(
+    name: Annotated[str, typer.Argument(help="An installed environment, or package.module:Class.")],
+    items: Annotated[int, typer.Option(min=1, help="How many items to look at.")] = 4,
+    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
+    sandbox: Annotated[str, typer.Option(help="auto, native, bubblewrap or local (UNSAFE).")] = "auto",
+) -> None:
+    """Check what must hold of any environment: items, references, scores, nothing left behind."""
+    with exits():
+        where = validate(SandboxConfig, {"backend": sandbox}, source="--sandbox")
+        env_type: type[AgentEnv[Any]] = load("environments", name, expected=AgentEnv)
+        make = partial(env_type, config=env_type.config_type(seed=seed), sandbox=where)
+        findings = asyncio.run(check_environment(make, items=items))
+    _show(findings)
+    if broken := sum(not finding.holds for finding in findings):
+        fail(f"{broken} of {len(findings)} rules do not hold for {name}", FAILED)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark = "[green]holds[/]" if finding.holds else "[red]broken[/]"
+        table.add_row(mark, finding.rule.value, escape(finding.detail))
+    out.print(table)
 
 
 def _list(kind: str) -> None:

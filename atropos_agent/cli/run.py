@@ -78,7 +78,7 @@ async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> 
     if item_id is not None:
         item = await env.get_item(item_id)
         out.print(Panel(escape(env.build_task(item)), title=item.id, title_align="left"))
-        rollout = await env.rollout(item, listener=_show)
+        rollout = await env.rollout(item, listeners=[_show])
         return _end(rollout.result, rollout)
     assert task is not None
     return _end(await _free_task(env, task), None)
@@ -87,7 +87,7 @@ async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> 
 async def _free_task(env: AgentEnv[Any], task: str) -> AgentResult:
     async with env.sandbox() as sandbox:
         context = ToolContext(sandbox=sandbox, rollout_id="run")
-        return await env.agent.run(task, context=context, rollout_id="run", listener=_show)
+        return await env.agent.run(task, context=context, rollout_id="run", listeners=[_show])
 
 
 def _show(event: Event) -> None:

@@ -142,7 +142,10 @@ class SandboxConfig(BaseModel):
 
 
 class EnvConfig(BaseModel):
-    """What every environment takes; an environment's own config adds its fields."""
+    """What every environment takes. A subclass adds fields of its own, or gives these other defaults.
+
+    `model_fields_set` names what the run's config gives, also where it gives the default.
+    """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
@@ -156,16 +159,18 @@ class EnvConfig(BaseModel):
     max_observation_chars: int = Field(default=16_000, ge=200)
     """What one call may tell the policy; head and tail are kept."""
     infrastructure_retries: int = Field(default=2, ge=0)
+    on_branch: Literal["refuse", "last", "drop"] = "refuse"
+    """What becomes of a rollout with several training sequences in a delivered group."""
+    truncated: Literal["mask", "score", "drop"] = "mask"
+    """What becomes of a rollout that a token limit cut: its loss is masked, trained, or it is left out."""
+    allow_raw_logprobs: bool = False
+    """Deliver logprobs of the model's own distribution where another was sampled from."""
 
     @model_validator(mode="after")
     def _smaller_than_the_group(self) -> Self:
         if self.min_group_size is not None and self.min_group_size > self.group_size:
             raise ValueError(f"min_group_size {self.min_group_size} is above group_size {self.group_size}")
         return self
-
-    on_branch: Literal["refuse", "last", "drop"] = "refuse"
-    truncated: Literal["mask", "score", "drop"] = "mask"
-    allow_raw_logprobs: bool = False
 
 
 class CollectConfig(BaseModel):

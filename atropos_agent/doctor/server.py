@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from atropos_agent.agent.tracker import resolve_tokens
+from atropos_agent.agent.tokens import resolve_tokens
 from atropos_agent.config import PolicyConfig
 from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.doctor.agreement import check_tokenizer

@@ -1,106 +1,95 @@
-"""AgentEnv: an item becomes messages, a finished rollout a score, n rollouts a group. Knows no sink."""
+"""AgentEnv: what the author of an environment overrides, and what users call. Knows no sink.
+
+How an attempt goes is in `episode`, groups are in `groups`, proofs of items in `validation`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import replace
-from typing import ClassVar, Generic, Self, TypeVar
+from functools import cached_property
+from typing import ClassVar, ForwardRef, Generic, Self, cast, get_args, get_origin
 
-from atropos_agent.agent import AtroposAgent
+from atropos_agent.agent import AtroposAgent, Run
 from atropos_agent.config import AgentConfig, DebugSettings, EnvConfig, SandboxConfig
+from atropos_agent.environment import groups, validation
 from atropos_agent.environment.contract import (
-    Item,
+    ConfigT_co,
+    ItemT,
     Reference,
     Validation,
-    failed,
     isolation_as_data,
-    rollout_seed,
-    sandbox_spec,
-    task_errors,
-    unusable,
 )
-from atropos_agent.errors import (
-    AtroposAgentError,
-    ConfigError,
-    SandboxLost,
-    TaskError,
-    ToolError,
-)
+from atropos_agent.environment.episode import Episode
+from atropos_agent.environment.sandboxes import Sandboxes
+from atropos_agent.errors import ConfigError, TaskError, ToolError
 from atropos_agent.events import Listener
-from atropos_agent.export import scored_group
 from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
-from atropos_agent.sandbox import Sandbox, SandboxPool, SandboxSpec
-from atropos_agent.telemetry import Entry, Kind, debug_logger, watching
-from atropos_agent.toolset import ToolContext, ToolRegistry
-from atropos_agent.trajectory import (
-    AgentResult,
-    Blame,
-    Failure,
-    Json,
-    Rollout,
-    RolloutGroup,
-    Score,
-    ScoredDataGroup,
-    StopReason,
-    Trace,
-)
-
-logger: logging.Logger = logging.getLogger(__name__)
-ItemT = TypeVar("ItemT", bound=Item)
+from atropos_agent.sandbox import Sandbox, SandboxSpec
+from atropos_agent.telemetry import Entry, Kind, watching
+from atropos_agent.toolset import ToolRegistry
+from atropos_agent.trajectory import AgentResult, Json, Rollout, RolloutGroup, Score, ScoredDataGroup
 
 
-class AgentEnv(ABC, Generic[ItemT]):
+class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
     """An environment for tool-using agents: the Atropos contract over one agent loop and real sandboxes.
 
     A subclass gives `get_next_item`, `build_task` and one of `score_trajectory` /
-    `verify_and_score_trajectory`. Use it as an async context manager: entering starts the sandboxes and
-    calls `setup`. `policy` and `renderer` stay the caller's.
+    `verify_and_score_trajectory`. `AgentEnv[Item, MyConfig]` has `self.config` of that type and reads it from
+    a run's config; `AgentEnv[Item]` has an EnvConfig. Use it as an async context manager: entering starts the
+    sandboxes and calls `setup`. `policy` and `renderer` stay the caller's.
     """
 
     name: ClassVar[str] = "environment"
+    needs_sandbox: ClassVar[bool] = False
+    """Set it where hooks use the sandbox and no tool does. With a tool that acts in it there is one anyway;
+    without, rollouts run where no isolation is available, too."""
     config_type: ClassVar[type[EnvConfig]] = EnvConfig
+    """What `config` is read as; the class argument sets it."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Take `config_type` from the class argument, e.g. MyConfig from `AgentEnv[Item, MyConfig]`."""
+        super().__init_subclass__(**kwargs)
+        if "config_type" not in cls.__dict__ and (found := _config_argument(cls)) is not None:
+            cls.config_type = found
 
     def __init__(
         self,
         policy: Policy,
         renderer: Renderer | None = None,
         *,
-        config: EnvConfig | None = None,
+        config: ConfigT_co | None = None,
         agent: AgentConfig | None = None,
         sandbox: SandboxConfig | None = None,
         debug: DebugSettings | None = None,
     ) -> None:
-        self.config: EnvConfig = config or self.config_type()
+        """Raises ConfigError for a config of another type, an unknown tool or its options."""
+        self._config: ConfigT_co = cast("ConfigT_co", self.config_type()) if config is None else config
+        if not isinstance(self._config, self.config_type):
+            wanted, given = self.config_type.__name__, type(config).__name__
+            raise ConfigError(f"{type(self).__name__} needs a config of type {wanted}, got {given}")
         self.sandbox_config: SandboxConfig = sandbox or SandboxConfig()
         self.policy: Policy = policy
         self.renderer: Renderer | None = renderer
-        self._debug = debug or DebugSettings.from_environ()
+        self.debug: DebugSettings = debug or DebugSettings.from_environ()
         self.tools: ToolRegistry = self.build_tools()
         self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
-        self.agent: AtroposAgent = AtroposAgent(policy, self.tools, self.agent_config, renderer)
-        self._spec = sandbox_spec(self.sandbox_config)
-        self._pool = SandboxPool(
-            self.sandbox_config.backend,
-            self._spec,
-            self.sandbox_config.slots,
-            min_idle=self.sandbox_config.min_idle,
-            max_uses=self.sandbox_config.max_uses,
+        self.sandboxes: Sandboxes = Sandboxes(
+            self.sandbox_config, needed=self.needs_sandbox or self.tools.needs_sandbox, environment=self.name
         )
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._open.enter_context(watching(self._debug.stall_after_s))
-        await self._open.enter_async_context(self._pool)
-        await self.setup()
+        async with AsyncExitStack() as opened:
+            opened.enter_context(watching(self.debug.stall_after_s))
+            await opened.enter_async_context(self.sandboxes)
+            await self.setup()
+            self._open = opened.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -108,13 +97,17 @@ class AgentEnv(ABC, Generic[ItemT]):
             await self._open.aclose()
 
     @property
-    def isolation(self) -> Mapping[str, Json]:
-        """What the sandboxes of this environment really enforce."""
-        return isolation_as_data(self._pool.isolation)
+    def config(self) -> ConfigT_co:
+        """The settings of this environment. `config.model_fields_set` names those that the run's config
+        gives, also where it gives the default."""
+        return self._config
 
-    def sandbox(self) -> AbstractAsyncContextManager[Sandbox]:
-        """A fresh sandbox for the length of a block; waits where all slots are in use."""
-        return self._pool.acquire()
+    @cached_property
+    def agent(self) -> AtroposAgent:
+        """The agent that all rollouts share; made of policy, tools, settings and renderer at first use."""
+        return AtroposAgent(self.policy, self.tools, self.agent_config, self.renderer)
+
+    # What an author overrides
 
     async def setup(self) -> None:
         """Prepare data; called once, before the first item."""
@@ -146,7 +139,11 @@ class AgentEnv(ABC, Generic[ItemT]):
         return registry
 
     def build_agent_config(self, agent: AgentConfig) -> AgentConfig:
-        """The agent's settings; override to set what the environment wants by default."""
+        """The agent's settings; override to set what the environment wants by default.
+
+        `agent.model_fields_set` names what the run's config gives: leave that as it is, and return
+        `agent.model_copy(update={...})` for the rest.
+        """
         return agent
 
     def sandbox_for(self, item: ItemT, spec: SandboxSpec) -> SandboxSpec:
@@ -157,6 +154,15 @@ class AgentEnv(ABC, Generic[ItemT]):
     async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, object]:
         """Fill the fresh workspace of one rollout; what is returned reaches the verifier."""
         return {}
+
+    async def play(self, item: ItemT, run: Run) -> None:
+        """Lead the conversation of one rollout: by default one turn with the task.
+
+        Override it for more turns, e.g. with a simulated user: each `await run.turn(message)` goes on until
+        the policy answers or a limit ends the run, and returns the answer and the stop reason. What is raised
+        here leaves the rollout unscored.
+        """
+        await run.turn(self.build_task(item))
 
     def score_trajectory(self, item: ItemT, final_response: str) -> float:
         """Score a final answer alone; for environments that need not look into the sandbox."""
@@ -182,30 +188,23 @@ class AgentEnv(ABC, Generic[ItemT]):
         """A solution known to be right, for `validate`."""
         raise TaskError(f"{self.name} ships no reference solutions")
 
+    # What users call
+
     async def rollout(
         self,
         item: ItemT,
         *,
         index: int = 0,
         repetition: int | None = None,
-        listener: Listener | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> Rollout:
         """One scored attempt at `item`. Infrastructure failures are tried again, then returned unscored.
 
         `index` is the place in the group; with `repetition` it names the rollout and picks its sampling
         seed. Without a repetition each call for the same item is a new one.
         """
-        repetition = self._repetition(item) if repetition is None else repetition
-        attempt = 1
-        while True:
-            rollout = await self._attempt(item, index, repetition, attempt, listener)
-            failure = rollout.result.failure
-            if rollout.score is not None or failure is None or not failure.retryable:
-                return rollout
-            logger.warning("rollout %s failed: %s", rollout.id, failure.text)
-            if attempt > self.config.infrastructure_retries:
-                return rollout
-            attempt += 1
+        number = self._repetition(item) if repetition is None else repetition
+        return await Episode(self, item, index=index, repetition=number, listeners=listeners).run()
 
     async def collect_group(
         self,
@@ -218,39 +217,19 @@ class AgentEnv(ABC, Generic[ItemT]):
     ) -> RolloutGroup:
         """`n` rollouts of `item` (default: the group size). Those in `known` are taken over, not repeated;
         each new one is handed to `on_rollout` as soon as it is finished."""
-        done = {rollout.index: rollout for rollout in known}
-        pass_number = self._repetition(item) if repetition is None else repetition
-
-        async def one(index: int) -> Rollout:
-            if index in done:
-                return done[index]
-            rollout = await self.rollout(item, index=index, repetition=pass_number)
-            if on_rollout is not None:
-                await on_rollout(rollout)
-            return rollout
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(index)) for index in range(n or self.config.group_size)]
-        return RolloutGroup(item.id, pass_number, tuple(task.result() for task in tasks))
-
-    def _repetition(self, item: ItemT) -> int:
-        """How often `item` was asked for before, where the caller does not count himself."""
-        self._asked[item.id] += 1
-        return self._asked[item.id] - 1
+        number = self._repetition(item) if repetition is None else repetition
+        size = n or self.config.group_size
+        return await groups.collect_group(
+            self, item, size, repetition=number, known=known, on_rollout=on_rollout
+        )
 
     def is_complete(self, group: RolloutGroup) -> bool:
         """True where enough rollouts of the group are scored for it to be delivered."""
-        scored = sum(rollout.score is not None for rollout in group.rollouts)
-        return scored >= (self.config.min_group_size or len(group.rollouts))
+        return groups.is_complete(group, self.config)
 
     def score_group(self, group: RolloutGroup) -> ScoredDataGroup:
         """The group in the Atropos shape. Raises RecordError, AmbiguousTrajectory."""
-        return scored_group(
-            group,
-            on_branch=self.config.on_branch,
-            truncated=self.config.truncated,
-            allow_raw=self.config.allow_raw_logprobs,
-        )
+        return groups.score_group(group, self.config)
 
     async def collect_trajectory(self, item: ItemT) -> tuple[ScoredDataGroup | None, list[ItemT]]:
         """One rollout in the Atropos shape (a group of one), and an empty backlog."""
@@ -260,104 +239,44 @@ class AgentEnv(ABC, Generic[ItemT]):
         self, item: ItemT, *, n: int | None = None
     ) -> tuple[ScoredDataGroup | None, list[ItemT]]:
         """A scored group of `item` (None if too few rollouts could be scored), and an empty backlog."""
-        group = await self.collect_group(item, n)
-        return (self.score_group(group) if self.is_complete(group) else None), []
+        return await groups.collect_trajectories(self, item, n)
 
     async def validate(self, items: Sequence[ItemT]) -> list[Validation]:
         """Prove each item in a real sandbox: its reference scores 1, doing nothing scores 0."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._validate(item)) for item in items]
-        return [task.result() for task in tasks]
+        return await validation.validate(self, items)
 
-    async def _validate(self, item: ItemT) -> Validation:
-        reference = await self.reference(item)
-        return Validation(
-            item.id, await self._replay(item, reference), await self._replay(item, Reference((), ""))
-        )
+    @property
+    def isolation(self) -> Mapping[str, Json]:
+        """What the sandboxes of this environment really enforce; backend "none" where it has none."""
+        return isolation_as_data(self.sandboxes.isolation)
 
-    async def _replay(self, item: ItemT, reference: Reference) -> float:
-        async with self._sandbox_of(item, "") as sandbox:
-            meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
-            context = ToolContext(sandbox=sandbox, rollout_id=item.id)
-            for call in reference.calls:
-                await self.tools.execute(call, context)
-            result = AgentResult(True, reference.answer, StopReason.FINAL_ANSWER)
-            score = await self.verify_and_score_trajectory(
-                item, reference.answer, sandbox=sandbox, agent_result=result, workspace_meta=meta
-            )
-        return score.value
+    def sandbox(self) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh sandbox for the length of a block; waits where all slots are in use. A NoSandbox where the
+        environment needs none."""
+        return self.sandboxes.acquire()
 
-    def _sandbox_of(self, item: ItemT, owner: str) -> AbstractAsyncContextManager[Sandbox]:
-        wanted = self.sandbox_for(item, self._spec)
-        return self._pool.acquire(owner, spec=None if wanted == self._spec else wanted)
+    def sandbox_of(self, item: ItemT, owner: str = "") -> AbstractAsyncContextManager[Sandbox]:
+        """`sandbox`, as `item` wants it; `owner` names who holds it in the in-flight table."""
+        return self.sandboxes.acquire(owner, lambda spec: self.sandbox_for(item, spec))
 
-    async def _attempt(
-        self, item: ItemT, index: int, repetition: int, attempt: int, listener: Listener | None
-    ) -> Rollout:
-        rollout_id = f"{item.id}#{repetition}.{index}"
-        started = time.time()
-        clock = time.perf_counter()
-        isolation = self.isolation
-        try:
-            async with self._sandbox_of(item, rollout_id) as sandbox:
-                isolation = isolation_as_data(sandbox.isolation)
-                seed = rollout_seed(self.config.seed, rollout_id, attempt)
-                run_id = rollout_id if attempt == 1 else f"{rollout_id}~{attempt}"
-                result, score = await self._run_in(sandbox, item, run_id, seed, listener)
-        except AtroposAgentError as error:
-            result, score = failed(error), None
-        return Rollout(
-            id=rollout_id,
-            item_id=item.id,
-            index=index,
-            traces=(_trace(result, score),),
-            metadata={} if score is None else score.metadata,
-            isolation=isolation,
-            started_at=started,
-            duration_s=time.perf_counter() - clock,
-            attempts=attempt,
-        )
-
-    async def _run_in(
-        self, sandbox: Sandbox, item: ItemT, run_id: str, seed: int, listener: Listener | None
-    ) -> tuple[AgentResult, Score | None]:
-        with task_errors(f"workspace of {item.id}"):
-            meta = await self.setup_trajectory_workspace(item, sandbox=sandbox)
-            task = self.build_task(item)
-        if self._debug.print_task:
-            debug_logger(__name__).info("task of %s: %s", run_id, task)
-        context = ToolContext(sandbox=sandbox, rollout_id=run_id)
-        result = await self.agent.run(
-            task,
-            context=context,
-            rollout_id=run_id,
-            seed=seed,
-            listener=listener,
-        )
-        if result.failure is not None and result.failure.blame is Blame.INFRASTRUCTURE:
-            return result, None
-        if result.stop_reason is StopReason.SANDBOX_LOST:
-            return result, Score(0.0)
-        try:
-            return result, await self._verify(item, sandbox, result, meta)
-        except AtroposAgentError as error:
-            cut_off = isinstance(error, SandboxLost) and result.stop_reason is StopReason.WALL_TIME
-            explained = replace(result, failure=Failure.of(error, blame=Blame.POLICY if cut_off else None))
-            return explained, Score(0.0) if cut_off else None
-
-    async def _verify(
-        self, item: ItemT, sandbox: Sandbox, result: AgentResult, meta: Mapping[str, object]
-    ) -> Score:
-        with task_errors(f"verifier of {item.id}"), Entry(Kind.SCORER, item.id, owner=self.name):
-            score = await self.verify_and_score_trajectory(
-                item, result.final_response, sandbox=sandbox, agent_result=result, workspace_meta=meta
-            )
-        if (reason := unusable(score)) is not None:
-            raise TaskError(f"the verifier of {item.id} gave {reason}")
-        return score
+    def _repetition(self, item: ItemT) -> int:
+        """How often `item` was asked for before, where the caller does not count himself."""
+        self._asked[item.id] += 1
+        return self._asked[item.id] - 1
 
 
-def _trace(result: AgentResult, score: Score | None) -> Trace:
-    if score is None:
-        return Trace(result)
-    return Trace(result, score=score.value, parts=score.parts, step_rewards=score.step_rewards)
+def _config_argument(cls: type[object]) -> type[EnvConfig] | None:
+    """The config type that the bases of `cls` name as class argument; None where none is named."""
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        parameters = getattr(get_origin(base), "__parameters__", ())
+        for parameter, argument in zip(parameters, get_args(base), strict=False):
+            bound = getattr(parameter, "__bound__", None)
+            if not (isinstance(bound, type) and issubclass(bound, EnvConfig)):
+                continue
+            if isinstance(argument, str | ForwardRef):
+                raise TypeError(
+                    f"{cls.__name__}: {argument!r} is a config type in quotes; define it before the class"
+                )
+            if isinstance(argument, type):
+                return cast("type[EnvConfig]", argument)
+    return None

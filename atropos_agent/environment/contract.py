@@ -1,22 +1,19 @@
-"""The nouns of an environment, and which failures are whose: data and pure functions."""
+"""The nouns of an environment, and what follows from them alone: data and pure functions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from atropos_agent.config import SandboxConfig
-from atropos_agent.errors import (
-    AtroposAgentError,
-    TaskError,
-)
+from typing_extensions import TypeVar
+
+from atropos_agent.config import EnvConfig, SandboxConfig
 from atropos_agent.sandbox import Isolation, SandboxSpec
-from atropos_agent.trajectory import AgentResult, Failure, Json, Score, StopReason, ToolCall
+from atropos_agent.trajectory import Json, Score, ToolCall
 
 
 class Item(Protocol):
@@ -26,6 +23,11 @@ class Item(Protocol):
     def id(self) -> str:
         """The stable name."""
         ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+ConfigT_co = TypeVar("ConfigT_co", bound=EnvConfig, default=EnvConfig, covariant=True)
+"""Covariant: an environment with its own config type fits where `AgentEnv[Item]` is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +52,27 @@ class Validation:
         return self.reference_score == 1.0 and self.empty_score == 0.0
 
 
-def failed(error: AtroposAgentError) -> AgentResult:
-    """The record of a rollout that did not get as far as the agent."""
-    return AgentResult(False, "", StopReason.ERROR, failure=Failure.of(error))
-
-
-@contextmanager
-def task_errors(what: str) -> Iterator[None]:
-    """The one boundary to an environment's own code: its failure costs this rollout, and is named."""
-    try:
-        yield
-    except AtroposAgentError:
-        raise
-    except Exception as error:
-        raise TaskError(f"{what} failed: {type(error).__name__}: {error}") from error
-
-
-def unusable(score: Score) -> str | None:
-    """What makes `score` unfit for the record; None where it is fit."""
+def unusable(score: Score, steps: int) -> str | None:
+    """What makes `score` unfit for the record of a rollout with so many steps; None where it is fit."""
     if not isinstance(score, Score):
-        return f"{score!r}, which is no Score"
+        return f"{score!r}; it must give a Score"
     for name, value in {"value": score.value, **score.parts}.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return f"{name} {value!r}, which is no finite number"
+        if not _is_finite(value):
+            return f"{name} {value!r}; it must be a finite number"
+    if score.step_rewards and len(score.step_rewards) != steps:
+        return f"{len(score.step_rewards)} step_rewards for {steps} steps; give one a step, or none at all"
+    for number, reward in enumerate(score.step_rewards, 1):
+        if reward is not None and not _is_finite(reward):
+            return f"step_rewards with {reward!r} for step {number}; it must be a finite number or None"
     try:
         json.dumps(dict(score.metadata))
     except (TypeError, ValueError) as error:
-        return f"metadata that is no JSON: {error}"
+        return f"metadata that cannot be written as JSON: {error}"
     return None
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def rollout_seed(run_seed: int, rollout_id: str, attempt: int) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
 from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.environment.agent_env import AgentEnv
-from atropos_agent.environment.contract import sandbox_spec
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.plugins import load
 from atropos_agent.policy import EmbeddedPolicy, HttpPolicy, Policy, Wire
@@ -19,20 +18,20 @@ from atropos_agent.sandbox import probe_backend
 
 @asynccontextmanager
 async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
-    """Build and enter what `config` describes.
+    """Build and enter what `config` describes. A sandbox is only asked for where the environment needs one.
 
     Raises ConfigError (names, keys, tokenizer), SandboxUnavailable, ProviderError (server not reachable,
     model unknown); all before the first item.
     """
     env_type = load("environments", config.environment, expected=AgentEnv)
     env_config = validate(env_type.config_type, config.env, source=config.environment, prefix="env")
-    await probe_backend(config.sandbox.backend, sandbox_spec(config.sandbox))
     policy = build_policy(config.policy)
     try:
-        renderer = await _load_renderer(config.policy, policy)
-        env: AgentEnv[Any] = env_type(
-            policy, renderer, config=env_config, agent=config.agent, sandbox=config.sandbox
-        )
+        env: AgentEnv[Any] = env_type(policy, config=env_config, agent=config.agent, sandbox=config.sandbox)
+        # First what this machine can do, then the server: a refusal must not wait for a server that is down.
+        if env.sandboxes.needed:
+            await probe_backend(config.sandbox.backend, env.sandboxes.spec)
+        env.renderer = await _load_renderer(config.policy, policy)
         async with env:
             yield env
     finally:

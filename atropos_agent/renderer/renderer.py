@@ -28,7 +28,15 @@ from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
 from atropos_agent.renderer.turns import Turns
-from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds, ToolSchema, text_of
+from atropos_agent.trajectory import (
+    AssistantMessage,
+    FinishReason,
+    Json,
+    Message,
+    TokenIds,
+    ToolSchema,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -176,6 +184,24 @@ class Renderer:
     def text(self, messages: Sequence[Message]) -> str:
         """The whole conversation and the generation prompt, as text. Raises RenderError."""
         return self._template.text(messages)
+
+    def turn_text(self, messages: Sequence[Message], answer: AssistantMessage) -> str | None:
+        """What the template writes of `answer` behind the prompt of `messages`, without the end of the turn.
+
+        None where it does not show the reasoning of `answer` there, or shows the prompt otherwise then.
+        """
+        if not self.shows_reasoning:
+            return None
+        try:
+            prompt = self._template.text(messages)
+            whole = self._template.text([*messages, answer], prompt=False)
+        except RenderError:
+            return None
+        if not whole.startswith(prompt):
+            return None
+        shown, close = whole[len(prompt) :], self.certificate.close_text
+        shown = shown.rpartition(close)[0] if close else shown
+        return shown if answer.get("reasoning", "") in shown else None
 
     def _read_only_ids(self, text: str) -> TokenIds:
         ids = self._tokens.encode(text)

@@ -180,7 +180,7 @@ def _laid_out(
         gap = copy.at - at
         whole[at : copy.at] = own[taken : taken + gap]
         at, taken = copy.at + copy.length, taken + gap
-        one = not isinstance(shared, np.ndarray)
-        whole[copy.at : at] = shared if one else shared[copy.start : copy.start + copy.length]
+        end = copy.start + copy.length
+        whole[copy.at : at] = shared[copy.start : end] if isinstance(shared, np.ndarray) else shared
     whole[at:] = own[taken:]
     return whole

@@ -228,7 +228,7 @@ async def test_each_step_has_a_seed_of_its_own_and_reproducibly():
 async def test_events_are_numbered_without_gaps_and_finish_once():
     events = []
     subject, _ = agent([CALL, "done"])
-    result = await subject.run("do it", rollout_id="r1", listener=events.append)
+    result = await subject.run("do it", rollout_id="r1", listeners=[events.append])
     assert [event.sequence for event in events] == list(range(len(events)))
     assert {event.run_id for event in events} == {"r1"}
     assert [event.type for event in events].count(EventType.RUN_FINISHED) == 1
@@ -238,7 +238,7 @@ async def test_events_are_numbered_without_gaps_and_finish_once():
 async def test_a_cancel_passes_and_still_finishes_the_events():
     events = []
     subject, _ = agent([FakeReply("late", delay_s=30)])
-    task = asyncio.create_task(subject.run("do it", listener=events.append))
+    task = asyncio.create_task(subject.run("do it", listeners=[events.append]))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -355,6 +355,6 @@ async def test_a_single_turn_without_room_says_so():
 async def test_events_tell_what_was_no_call():
     events = []
     subject, _ = agent(["<tool_call>{bad", "done"])
-    await subject.run("do it", listener=events.append)
+    await subject.run("do it", listeners=[events.append])
     (step,) = [event for event in events if event.type is EventType.STEP_FINISHED]
     assert step.data["parse_errors"][0].startswith("unclosed")

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atropos_agent.agent.tracker import Tracker, resolve_tokens
+from atropos_agent.agent.tokens import resolve_tokens
+from atropos_agent.agent.tracker import Tracker
 from atropos_agent.renderer import Bridge
 from atropos_agent.trajectory import Break, BreakKind, Completion, FinishReason, LogprobProvenance, Provenance
 from tests.tokenizers_for_tests import chatml_renderer

@@ -6,14 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atropos_agent.dialects.hermes.parser import (
-    CLOSE_TAG,
-    OPEN_TAG,
-    ParsedCompletion,
-    parse,
-    render_call,
-    repair_hint,
-)
+from atropos_agent.dialects import ParsedCompletion
+from atropos_agent.dialects.hermes.parser import parse
+from atropos_agent.dialects.hermes.writing import CLOSE_TAG, OPEN_TAG, render_call, repair_hint
 from atropos_agent.trajectory import ParseErrorKind
 
 LS = '<tool_call>{"name": "terminal", "arguments": {"command": "ls"}}</tool_call>'

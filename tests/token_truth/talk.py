@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from atropos_agent.agent.history import History
-from atropos_agent.agent.tracker import resolve_tokens
+from atropos_agent.agent import conversation as shown
+from atropos_agent.agent.tokens import resolve_tokens
 from atropos_agent.policy import HttpPolicy, RequestInfo, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import Completion, Message, SamplingParams, SequenceData
@@ -54,7 +54,7 @@ async def record(url: str, wire: Wire, renderer: Renderer) -> Recorded:
 async def _talk(
     policy: HttpPolicy, renderer: Renderer, proxy: RecordingProxy, conversation: Conversation
 ) -> Talk:
-    history = History(conversation.opening, renderer, "append")
+    history = shown.Conversation(conversation.opening, renderer, "append")
     history.open(await policy.probe())
     completions: list[Completion] = []
     answers = conversation.answers(renderer.control_tokens)
@@ -70,7 +70,7 @@ async def _talk(
         history.add_completion(number, completion)
         completions.append(completion)
         if answer is not None:
-            history.add_observation(answer, completion, number)
+            history.add_following([{"role": "user", "content": answer}], completion, number)
     history.check()
     exchanges = [exchange for exchange in proxy.exchanges if unquote(exchange.session) == conversation.name]
     return Talk(conversation, completions, exchanges, history.messages, history.tracker.sequences())

@@ -56,12 +56,10 @@ class TerminalTasksConfig(EnvConfig):
         ]
 
 
-class TerminalTasks(AgentEnv[Task]):
+class TerminalTasks(AgentEnv[Task, TerminalTasksConfig]):
     """An endless, seeded stream of shell tasks."""
 
     name: ClassVar[str] = "terminal_tasks"
-    config_type: ClassVar[type[EnvConfig]] = TerminalTasksConfig
-    config: TerminalTasksConfig  # pyright: ignore[reportIncompatibleVariableOverride]  it is a config_type
 
     async def setup(self) -> None:
         """Begin the stream at its first item."""

@@ -1,0 +1,166 @@
+"""An episode: an item is attempted until an attempt can be recorded. One attempt is a sandbox, a workspace,
+the conversation that `play` leads, and a verdict on it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic
+
+from atropos_agent.agent import Run
+from atropos_agent.environment.blame import (
+    broken_off,
+    failure_to_retry,
+    is_unscorable,
+    not_started,
+    task_errors,
+    unverified,
+)
+from atropos_agent.environment.contract import ItemT, isolation_as_data, rollout_seed, unusable
+from atropos_agent.environment.sandboxes import for_tools
+from atropos_agent.errors import AtroposAgentError, TaskError
+from atropos_agent.events import Listener
+from atropos_agent.sandbox import Sandbox
+from atropos_agent.telemetry import Entry, Kind, debug_logger
+from atropos_agent.toolset import ToolContext
+from atropos_agent.trajectory import AgentResult, Rollout, Score, StopReason, Trace
+
+if TYPE_CHECKING:
+    from atropos_agent.environment.agent_env import AgentEnv
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt. `score` is None where it must not be scored; `traces` are those of other
+    agents that took part."""
+
+    result: AgentResult
+    score: Score | None = None
+    traces: tuple[Trace, ...] = ()
+
+    def all_traces(self) -> tuple[Trace, ...]:
+        """One trace for each agent, ours first. A trainable one that came without a score gets ours: the
+        agents of a rollout worked at one item."""
+        score = self.score
+        if score is None:
+            return (Trace(self.result), *self.traces)
+        main = Trace(self.result, score=score.value, parts=score.parts, step_rewards=score.step_rewards)
+        shared = [
+            replace(trace, score=score.value) if trace.trainable and trace.score is None else trace
+            for trace in self.traces
+        ]
+        return (main, *shared)
+
+
+class Episode(Generic[ItemT]):
+    """The attempts at one item that become one rollout."""
+
+    def __init__(
+        self,
+        env: AgentEnv[ItemT],
+        item: ItemT,
+        *,
+        index: int,
+        repetition: int,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.env: AgentEnv[ItemT] = env
+        self.item: ItemT = item
+        self.index: int = index
+        self.id: str = f"{item.id}#{repetition}.{index}"
+        self.listeners: tuple[Listener, ...] = tuple(listeners)
+
+    async def run(self) -> Rollout:
+        """The first attempt that is not to be tried again, or the last that may be made."""
+        attempt = 1
+        while True:
+            rollout = await self._attempt(attempt)
+            failure = failure_to_retry(rollout)
+            if failure is None:
+                return rollout
+            logger.warning("rollout %s failed: %s", rollout.id, failure.text)
+            if attempt > self.env.config.infrastructure_retries:
+                return rollout
+            attempt += 1
+
+    async def _attempt(self, attempt: int) -> Rollout:
+        started, clock = time.time(), time.perf_counter()
+        isolation = self.env.isolation
+        try:
+            with task_errors(f"sandbox_for of {self.item.id}"):
+                lease = self.env.sandbox_of(self.item, self.id)
+            async with lease as sandbox:
+                isolation = isolation_as_data(sandbox.isolation)
+                outcome = await self._in(sandbox, attempt)
+        except AtroposAgentError as error:
+            outcome = Outcome(not_started(error))
+        return Rollout(
+            id=self.id,
+            item_id=self.item.id,
+            index=self.index,
+            traces=outcome.all_traces(),
+            metadata={} if outcome.score is None else outcome.score.metadata,
+            isolation=isolation,
+            started_at=started,
+            duration_s=time.perf_counter() - clock,
+            attempts=attempt,
+        )
+
+    async def _in(self, sandbox: Sandbox, attempt: int) -> Outcome:
+        with task_errors(f"workspace of {self.item.id}"):
+            meta = await self.env.setup_trajectory_workspace(self.item, sandbox=sandbox)
+        run_id = self.id if attempt == 1 else f"{self.id}~{attempt}"
+        context = ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id)
+        seed = rollout_seed(self.env.config.seed, self.id, attempt)
+        run = self.env.agent.start(context=context, rollout_id=run_id, seed=seed, listeners=self.listeners)
+        async with run:
+            broken = await self._play(run)
+        result = run.result() if broken is None else broken_off(run.result(), broken)
+        result, score = await self._judge(sandbox, result, meta)
+        return Outcome(result, score, tuple(run.traces))
+
+    async def _play(self, run: Run) -> AtroposAgentError | None:
+        """Lead the conversation; the error by which the environment's own code ended it."""
+        try:
+            with task_errors(f"play of {self.item.id}"):
+                if self.env.debug.print_task:
+                    debug_logger(__name__).info("task of %s: %s", self.id, self.env.build_task(self.item))
+                await self.env.play(self.item, run)
+        except AtroposAgentError as error:
+            if error.__cause__ is not None and _came_out_of_a_turn(error.__cause__):
+                raise error.__cause__ from None
+            return error
+        return None
+
+    async def _judge(
+        self, sandbox: Sandbox, result: AgentResult, meta: Mapping[str, object]
+    ) -> tuple[AgentResult, Score | None]:
+        if is_unscorable(result):
+            return result, None
+        if result.stop_reason is StopReason.SANDBOX_LOST:
+            return result, Score(0.0)
+        try:
+            return result, await self._verify(sandbox, result, meta)
+        except AtroposAgentError as error:
+            return unverified(result, error)
+
+    async def _verify(self, sandbox: Sandbox, result: AgentResult, meta: Mapping[str, object]) -> Score:
+        item = self.item
+        with task_errors(f"verifier of {item.id}"), Entry(Kind.SCORER, item.id, owner=self.env.name):
+            score = await self.env.verify_and_score_trajectory(
+                item, result.final_response, sandbox=sandbox, agent_result=result, workspace_meta=meta
+            )
+        if (reason := unusable(score, result.num_steps)) is not None:
+            raise TaskError(f"the verifier of {item.id} gave {reason}")
+        return score
+
+
+def _came_out_of_a_turn(error: BaseException) -> bool:
+    """True for a fault of the engine. A turn ends by itself whatever the server or a tool does, so what it
+    raises is a bug: blamed on the environment, it would be recorded again and again and never be seen."""
+    return any(frame.f_code is Run.turn.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
