@@ -18,7 +18,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from atropos_agent.errors import RecordError
 from atropos_agent.record.arrays import (
-    FloatArray,
     IdArray,
     Range,
     Runs,
@@ -136,18 +135,17 @@ def _sequence(sequence: SequenceData, number: int, places: Mapping[int, int]) ->
 _IDS, _LOGPROBS = Range | IdArray, Range | Sparse
 
 
-class _CompletionModel(model_of(Completion, {**READ, "TokenIds": _IDS, "Logprobs": _LOGPROBS})):  # type: ignore[misc]  # made from the dataclass
-    text: str | None = None
-    """None where it is the step's assistant message."""
-    token_bytes: tuple[str, ...] | None = None
-
-
-class _SequenceModel(  # the sparse logprobs and the mask say where, `parent` is a place in `sequences`
-    model_of(SequenceData, {"TokenIds": IdArray, "Mask": Runs, "Logprobs": Sparse, "SequenceData": int})  # type: ignore[misc]
-):
-    side: dict[str, Side] = {}
-
-
+_CompletionModel = model_of(
+    Completion,
+    {**READ, "TokenIds": _IDS, "Logprobs": _LOGPROBS},
+    text=(str | None, None),
+    token_bytes=(tuple[str, ...] | None, None),
+)
+_SequenceModel = model_of(
+    SequenceData,
+    {"TokenIds": IdArray, "Mask": Runs, "Logprobs": Sparse, "SequenceData": int},
+    side=(dict[str, Side], {}),
+)
 _StepModel = model_of(AgentStep, {**READ, "Completion": _CompletionModel})
 _ResultModel = model_of(AgentResult, {**READ, "AgentStep": _StepModel, "SequenceData": _SequenceModel})
 _TraceModel = model_of(Trace, {"AgentResult": _ResultModel})

@@ -14,7 +14,15 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, NotRequired, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, JsonValue, WrapValidator, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    JsonValue,
+    WrapValidator,
+    create_model,
+)
 from pydantic import Field as ModelField
 
 from atropos_agent.errors import RecordError
@@ -88,7 +96,7 @@ def _write_of(hint: Any, name: str) -> Write | None:
 
 
 @cache
-def _writer_of(kind: type) -> Writer:
+def _writer_of(kind: Any) -> Writer:
     return Writer(kind)
 
 
@@ -118,9 +126,14 @@ def _values(hint: Any, name: str) -> Write | None:
     }
 
 
-def model_of(kind: type, replaced: Mapping[str, object] | None = None) -> type[BaseModel]:
-    """A pydantic model with the fields, types and defaults of a dataclass or TypedDict. `replaced` names the
-    types of its annotations that are read in another form."""
+def model_of(
+    kind: type, replaced: Mapping[str, object] | None = None, **changed: tuple[object, object]
+) -> type[BaseModel]:
+    """A pydantic model with the fields, types and defaults of a dataclass or TypedDict.
+
+    `replaced` names the types of its annotations that are read in another form; `changed` gives type and
+    default of single fields that are.
+    """
     named = {"Json": JsonValue, **(replaced or {})}
     hints = get_type_hints(kind, localns=named, include_extras=True)
     if is_dataclass(kind):
@@ -129,7 +142,7 @@ def model_of(kind: type, replaced: Mapping[str, object] | None = None) -> type[B
         optional: frozenset[str] = getattr(kind, "__optional_keys__", frozenset())
         known = {name: None if name in optional else ... for name in hints}
     definitions: dict[str, Any] = {name: (_bare(hints[name]), default) for name, default in known.items()}
-    return create_model(kind.__name__, __config__=CONFIG, **definitions)
+    return create_model(kind.__name__, __config__=CONFIG, **{**definitions, **changed})
 
 
 def _bare(hint: Any) -> Any:

@@ -9,7 +9,7 @@ from atropos_agent import errors
 from atropos_agent.errors import AtroposAgentError, RecordError
 from atropos_agent.trajectory import Blame, Failure, FailureKind
 
-_RESULT = ("success", "final_response", "stop_reason", "steps", "sequences", "prompt_messages", "total_tokens")
+_RESULT = ("success", "final_response", "stop_reason", "prompt_messages", "total_tokens")
 _ROLLOUT = ("id", "item_id", "index", "metadata", "isolation", "started_at", "duration_s", "attempts")
 _SEQUENCE = {"token_ids": "own_ids", "mask": "own_mask", "logprobs": "own_logprobs", "spans": "spans"}
 

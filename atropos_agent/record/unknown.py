@@ -1,4 +1,4 @@
-"""What a record holds and this version does not know: found when it is read, added when it is written back."""
+"""What a record holds and this version does not know: found when read, added when written back."""
 
 from __future__ import annotations
 
