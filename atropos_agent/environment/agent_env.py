@@ -33,7 +33,7 @@ from atropos_agent.errors import (
     ToolError,
 )
 from atropos_agent.events import Listener
-from atropos_agent.export import scored_group
+from atropos_agent.export import Rules, scored_group
 from atropos_agent.plugins import load
 from atropos_agent.policy import Policy
 from atropos_agent.renderer import Renderer
@@ -240,8 +240,7 @@ class AgentEnv(ABC, Generic[ItemT]):
 
     def is_complete(self, group: RolloutGroup) -> bool:
         """True where enough rollouts of the group are scored for it to be delivered."""
-        scored = sum(rollout.score is not None for rollout in group.rollouts)
-        return scored >= (self.config.min_group_size or len(group.rollouts))
+        return Rules.of(self.config).is_complete(group)
 
     def score_group(self, group: RolloutGroup) -> ScoredDataGroup:
         """The group in the Atropos shape. Raises RecordError, AmbiguousTrajectory."""

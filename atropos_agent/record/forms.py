@@ -82,7 +82,7 @@ def _write_of(hint: Any, name: str) -> Write | None:
         return free_json
     if hint is _MESSAGE:
         return _message
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return _writer_of(hint)
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType or origin is Union:
@@ -96,7 +96,7 @@ def _write_of(hint: Any, name: str) -> Write | None:
 
 
 @cache
-def _writer_of(kind: Any) -> Writer:
+def _writer_of(kind: type) -> Writer:
     return Writer(kind)
 
 

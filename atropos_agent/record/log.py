@@ -20,6 +20,8 @@ from atropos_agent.record.segments import SEGMENTS, Row, read_segment, segment_k
 from atropos_agent.trajectory import GroupKey, Json, Rollout, RolloutGroup
 
 GROUPS = "groups.jsonl"
+ZERO_VARIANCE = "zero_variance"
+"""The one reason to drop a group that is no error: all its rewards are equal, and that was not wanted."""
 
 _LINE = frozenset({"schema", "item_id", "repetition", "group", "rollouts", "dropped"})
 """What a line holds; `group` was stored by schemas 1 and 2."""

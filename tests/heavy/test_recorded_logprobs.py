@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.record import read_groups
 from tests.gguf_f32 import write_f32
 from tests.token_truth.real_servers import SHIPPED_GGUF, serving
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.record import read_groups
 from tests.fake_server_process import serving
 from tests.tokenizers_for_tests import tokenizer_for
 

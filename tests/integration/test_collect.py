@@ -6,7 +6,7 @@ import pytest
 from atropos_agent.collect import Collector
 from atropos_agent.config import CollectConfig, EnvConfig, SandboxConfig
 from atropos_agent.errors import RunDirectoryError, ServerUnreachable
-from atropos_agent.record.rundir import RunDir, read_groups, read_manifest
+from atropos_agent.record import RunDir, read_groups, read_manifest
 from atropos_agent.testing import FakePolicy
 from atropos_agent.trajectory import StopReason
 from tests.spelling import Spelling, solve, solve_some

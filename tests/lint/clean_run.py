@@ -9,7 +9,7 @@ from atropos_agent.dialects.hermes.parser import render_call
 from atropos_agent.export import scored_group
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeReply
 from atropos_agent.toolset import ToolRegistry, ToolSchema

@@ -7,7 +7,7 @@ from atropos_agent.export import scored_group
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeServer
 from atropos_agent.testing.fake_scores import Scoring

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from atropos_agent.cli import app
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from tests.lint.clean_run import shipped_renderer, write_clean_run
 
 IDS = list(range(50, 90))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atropos_agent.lint import CODES, Linter, Source, Vocabulary
-from atropos_agent.record.schema import SCHEMA_VERSION
+from atropos_agent.record.codec import SCHEMA_VERSION
 from tests.lint.clean_run import write_clean_run
 from tests.lint.plants import PLANTS, RENDERER, ROW, ROW_COLUMNS, STOP
 

@@ -10,7 +10,7 @@ import pytest
 from atropos_agent.logprob_check import LogprobCheck, check_run
 from atropos_agent.logprob_check.distribution import histogram
 from atropos_agent.logprob_check.recorded import Skipped
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,

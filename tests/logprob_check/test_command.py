@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from atropos_agent.cli import app
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.testing import FakeServer
 from atropos_agent.testing.fake_policy import fake_logprobs
 from atropos_agent.testing.fake_scores import Scoring

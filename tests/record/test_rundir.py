@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.export.atropos import scored_group
-from atropos_agent.record.rundir import Repair, RunDir, read_groups, read_manifest
-from atropos_agent.record.schema import SCHEMA_VERSION
+from atropos_agent.record import Repair, RunDir, read_groups, read_manifest
+from atropos_agent.record.codec import SCHEMA_VERSION
 from atropos_agent.trajectory import RolloutGroup
 from tests.crashing_writer import GROUP_SIZE, ITEMS, collect
 from tests.rollouts import ANY_SPEED, a_rollout, group_of, plain, rollouts
@@ -300,7 +300,7 @@ def test_a_write_that_fails_half_way_leaves_no_half_line(path):
     script = """
 import resource, sys
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from tests.record.test_rundir import a_group
 with RunDir.create(sys.argv[1], {}) as run:
     run.add_group(a_group("a"), None)

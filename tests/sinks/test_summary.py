@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from atropos_agent.errors import ServerUnreachable
 from atropos_agent.export import scored_group
-from atropos_agent.record.rundir import GroupRecord, RunDir
+from atropos_agent.record import GroupRecord, RunDir
 from atropos_agent.sinks.summary import summarise, summary_of
 from atropos_agent.trajectory import Failure, RolloutGroup, StopReason
 from tests.rollouts import NAN, a_rollout, with_result
