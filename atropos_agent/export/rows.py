@@ -62,7 +62,7 @@ class Rules:
 
     @classmethod
     def recorded(cls, run: Path | str) -> Self:
-        """Those that the `run.yaml` of a run names; defaults where it names none. Raises RunDirectoryError."""
+        """Those that the `run.yaml` of a run names, else the defaults. Raises RunDirectoryError."""
         config = read_manifest(run).get("config")
         env = config.get("env") if isinstance(config, Mapping) else None
         given = {name: env[name] for name in _SETTINGS if name in env} if isinstance(env, Mapping) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from atropos_agent.errors import ConfigError
@@ -38,7 +38,7 @@ class Source:
 
     path: Path
     vocabulary: Vocabulary
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
 
 
 def sources(path: Path, vocabulary: Vocabulary | None = None) -> list[Source]:
@@ -151,7 +151,9 @@ class Linter:
         """Check the training sequences that are no row of the group. Only a rollout with one trainable trace
         has any that are."""
         for index, item in enumerate(read_in):
-            for trace in [] if isinstance(item, Finding) else trainable(item):
+            if isinstance(item, Finding):
+                continue
+            for trace in trainable(item):
                 for number, row in enumerate(record.rows_of(trace, index)):
                     if (item.id, number) not in delivered:
                         yield from self._row(row, line)

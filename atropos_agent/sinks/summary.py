@@ -21,8 +21,8 @@ class RunSummary:
 
     Where several agents took part in a rollout, `tokens` and `turns` are those of all of them, and `scores`
     and `stop_reasons` count each trainable one. `mixed_groups` have at least two different scores;
-    `groups_without_data` give a trainer nothing, though they were not dropped for equal rewards; `steps_by_provenance` and `logprobs` tell how much of
-    the record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
+    `groups_without_data` give a trainer no row. `steps_by_provenance` and `logprobs` tell how much of the
+    record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
     training sequences that begin where history was rewritten, by kind; `sequences_left_out` those of
     rollouts with several that no group delivers.
     """

@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record import RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.sinks.report import write_report
 from tests.sinks.test_report import HOSTILE, Page, a_check, hostile_group
 

@@ -15,7 +15,7 @@ from atropos_agent.collect import Collector
 from atropos_agent.config import AgentConfig, CollectConfig, SandboxConfig
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.embedded import start_embedded_server
-from atropos_agent.record.rundir import GroupRecord, RunDir, read_groups
+from atropos_agent.record import GroupRecord, RunDir, read_groups
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import BreakKind, Rollout
 from atropos_environments.terminal_tasks import TerminalTasks, TerminalTasksConfig

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record import RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.trajectory import (
     Blame,
