@@ -6,7 +6,6 @@ from pathlib import Path
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.dialects.hermes.parser import render_call
-from atropos_agent.export import scored_group
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.record import RunDir
@@ -73,4 +72,4 @@ async def write_clean_run(
                     Rollout(name, f"item{number}", index, (Trace(result, score=float(index % 2)),))
                 )
             group = RolloutGroup(f"item{number}", 0, tuple(rollouts))
-            run.add_group(group, scored_group(group))
+            run.add_group(group)

@@ -3,7 +3,7 @@ import orjson
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
 from atropos_agent.dialects.hermes.parser import render_call
-from atropos_agent.export import scored_group
+from atropos_agent.export import scored_groups
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.protocol import Wire
@@ -46,7 +46,7 @@ async def test_logprobs_that_were_asked_for_afterwards_are_no_defect(tmp_path):
         rollouts.append(Rollout(f"item/0/{index}", "item", index, (Trace(result, score=float(index % 2)),)))
     group = RolloutGroup("item", 0, tuple(rollouts))
     with RunDir.create(tmp_path / "run", {"config": {"policy": {"kind": "embedded"}}}) as run:
-        run.add_group(group, scored_group(group))
+        run.add_group(group)
     assert codes_in(tmp_path / "run") == set()
 
 
@@ -62,8 +62,8 @@ async def test_every_sequence_of_a_rewritten_history_is_checked_and_the_break_to
         assert len(result.sequences) == 3
         rollouts.append(Rollout(f"item/0/{index}", "item", index, (Trace(result, score=float(index)),)))
     group = RolloutGroup("item", 0, tuple(rollouts))
-    with RunDir.create(tmp_path / "run", {}) as run:
-        run.add_group(group, scored_group(group, on_branch="last"))
+    with RunDir.create(tmp_path / "run", {"config": {"env": {"on_branch": "last"}}}) as run:
+        run.add_group(group)
     (source,) = sources(tmp_path / "run", Vocabulary.of(renderer))
     linter = Linter(source)
     found = [(found.code, found.trajectory) for found in linter.run()]
@@ -78,8 +78,7 @@ async def test_a_thousand_clean_trajectories_give_no_finding(tmp_path):
     assert [str(finding) for finding in linter.run()] == []
     assert (linter.trajectories, linter.skipped) == (1000, ())
     groups = tmp_path / "groups.jsonl"
-    lines = (tmp_path / "run" / "groups.jsonl").read_bytes().splitlines()
-    groups.write_bytes(b"".join(orjson.dumps(orjson.loads(line)["group"]) + b"\n" for line in lines))
+    groups.write_bytes(b"".join(orjson.dumps(group) + b"\n" for group in scored_groups(tmp_path / "run")))
     for known in (Vocabulary.of(renderer), Vocabulary(None, renderer.stop_ids), Vocabulary()):
         bare = Linter(Source(groups, known))
         assert [str(finding) for finding in bare.run()] == []

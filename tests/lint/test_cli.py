@@ -39,7 +39,7 @@ async def test_the_unfinished_groups_of_a_run_are_checked_too(tmp_path):
     record = json.loads(line)
     pending = {key: record[key] for key in ("schema", "item_id", "repetition")}
     rollouts = [{**pending, "rollout": rollout} for rollout in record["rollouts"][:2]]
-    rollouts[1]["rollout"]["sequences"][0]["token_ids"][3] = -7
+    rollouts[1]["rollout"]["traces"][0]["result"]["sequences"][0]["own_ids"][3] = -7
     write(tmp_path / "run" / "pending" / "item.0.jsonl", *rollouts)
     done = lint(tmp_path / "run", "--json")
     (found,) = map(json.loads, done.stdout.splitlines())

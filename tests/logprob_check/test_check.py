@@ -73,7 +73,7 @@ def changed(rollout: Rollout, **places: float) -> Rollout:
 
 def checked(path, teacher, *rollouts: Rollout) -> LogprobCheck:
     with RunDir.create(path / "run", {}) as run:
-        run.add_group(RolloutGroup("item", 0, rollouts), None)
+        run.add_group(RolloutGroup("item", 0, rollouts))
     return asyncio.run(check_run(path / "run", teacher))
 
 

@@ -72,7 +72,7 @@ def a_step(rollout, **changes):
 def written(path, *groups: RolloutGroup, **options) -> Page:
     with RunDir.create(path, {"config": {"note": HOSTILE}}) as run:
         for group in groups:
-            run.add_group(group, None)
+            run.add_group(group)
     return Page(write_report(path, **options).read_text("utf-8"))
 
 
