@@ -139,8 +139,7 @@ def model_of(
     if is_dataclass(kind):
         known = {field.name: _model_field(field) for field in fields(kind)}
     else:
-        optional: frozenset[str] = getattr(kind, "__optional_keys__", frozenset())
-        known = {name: None if name in optional else ... for name in hints}
+        known = {name: None if get_origin(hint) is NotRequired else ... for name, hint in hints.items()}
     definitions: dict[str, Any] = {name: (_bare(hints[name]), default) for name, default in known.items()}
     return create_model(kind.__name__, __config__=CONFIG, **{**definitions, **changed})
 
