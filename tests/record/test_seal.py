@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -187,14 +188,11 @@ def test_a_segment_of_a_newer_schema_and_a_damaged_one_are_refused(tmp_path):
     path = write(tmp_path / "run", 1)
     seal(path)
     (segment,) = segments(path)
-    content = segment.read_bytes()
-    key = b"atropos_agent.schema"
-    at = content.index(key) + len(key)
-    at = content.index(b"3", at)
-    segment.write_bytes(content[:at] + b"9" + content[at + 1 :])
+    table = pq.read_table(segment)
+    pq.write_table(table.replace_schema_metadata({"atropos_agent.schema": "9"}), segment)
     with pytest.raises(RunDirectoryError, match=r"schema 9.*upgrade"):
         list(read_groups(path))
-    segment.write_bytes(content[:-20])
+    segment.write_bytes(segment.read_bytes()[:-20])
     with pytest.raises(RunDirectoryError, match="parquet cannot be read"):
         RunDir.open(path)
 
@@ -204,8 +202,6 @@ def test_opening_reads_the_keys_and_not_the_tokens(tmp_path):
     path = write(tmp_path / "run", 3)
     seal(path)
     (segment,) = segments(path)
-    import pyarrow.parquet as pq
-
     held = pq.ParquetFile(segment).metadata.row_group(0)
     columns = {held.column(at).path_in_schema: held.column(at) for at in range(held.num_columns)}
     content = bytearray(segment.read_bytes())
