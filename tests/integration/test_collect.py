@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from atropos_agent.errors import ProviderError, RunDirectoryError, ServerUnreach
 from atropos_agent.export import scored_groups
 from atropos_agent.record import RunDir, read_groups, read_manifest
 from atropos_agent.testing import FakePolicy
-from atropos_agent.trajectory import StopReason
+from atropos_agent.trajectory import Rollout, StopReason
 from tests.spelling import Spelling, solve, solve_some
 from tests.tokenizers_for_tests import chatml_renderer
 
@@ -18,11 +19,11 @@ STOP = int(RENDERER.certificate.close_ids[0])
 MANIFEST = {"identity": {"environment": "spelling"}}
 
 
-def spelling(scripts, *, delay_s=0.0, slots=4) -> Spelling:
+def spelling(scripts, *, delay_s=0.0, slots=4, **settings) -> Spelling:
     return Spelling(
         FakePolicy(scripts, RENDERER, stop_id=STOP, delay_s=delay_s),
         RENDERER,
-        config=EnvConfig(group_size=3, infrastructure_retries=0),
+        config=EnvConfig(group_size=3, infrastructure_retries=0, **settings),
         sandbox=SandboxConfig(slots=slots),
     )
 
@@ -147,3 +148,52 @@ def test_a_prompt_survives_the_manifest_and_a_secret_does_not(tmp_path):
     assert kept["env"] == {"judge_key": "***", "url": "http://***@h/x"}
     with pytest.raises(RunDirectoryError, match="give them again"):
         RunDir.open(tmp_path / "run", {"identity": kept})
+
+
+def cancelled(rollout: Rollout) -> Rollout:
+    result = replace(rollout.result, stop_reason=StopReason.CANCELLED)
+    return replace(rollout, traces=(replace(rollout.trace, result=result, score=None),))
+
+
+class Cancelling(Spelling):
+    """The first rollout of each group is stopped under way, and its record handed out."""
+
+    async def rollout(self, item, **options):
+        rollout = await super().rollout(item, **options)
+        return cancelled(rollout) if options["index"] == 0 else rollout
+
+
+async def test_a_cancelled_rollout_is_counted_never_kept_and_sampled_again(tmp_path):
+    path = tmp_path / "run"
+    env = Cancelling(
+        FakePolicy(solve, RENDERER, stop_id=STOP),
+        RENDERER,
+        config=EnvConfig(group_size=3, infrastructure_retries=0),
+        sandbox=SandboxConfig(slots=4),
+    )
+    async with env:
+        with RunDir.create(path, MANIFEST) as log:
+            progress = await Collector(env, log, CollectConfig(groups=5)).run()
+    assert progress.stop_reasons == {"cancelled": 5, "final_answer": 10}
+    assert (progress.groups_done, progress.groups_failed) == (0, 5)
+    assert list(read_groups(path)) == []
+    assert b"cancelled" not in b"".join(file.read_bytes() for file in (path / "pending").iterdir())
+    progress = await collect(path, groups=5, resume=True)
+    assert (progress.groups_done, progress.rollouts_done) == (5, 5)
+    assert len(rollouts_of(path)) == 15
+
+
+async def test_an_unscored_rollout_is_recorded_with_its_group(tmp_path):
+    calls = iter(range(1000))
+
+    def one_fails(messages, step):
+        return ServerUnreachable("nobody") if next(calls) == 0 else solve(messages, step)
+
+    async with spelling(one_fails, min_group_size=2) as env:
+        with RunDir.create(tmp_path / "run", MANIFEST) as log:
+            await Collector(env, log, CollectConfig(groups=1)).run()
+    (record,) = read_groups(tmp_path / "run")
+    (failed,) = [rollout for rollout in record.rollouts if rollout.score is None]
+    assert len(record.rollouts) == 3
+    assert failed.result.failure is not None
+    assert failed.result.failure.text == "nobody"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import orjson
 
 from atropos_agent.agent import AtroposAgent
@@ -7,7 +9,7 @@ from atropos_agent.export import scored_groups
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record import RunDir
+from atropos_agent.record import RunDir, read_groups
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeServer
 from atropos_agent.testing.fake_scores import Scoring
@@ -83,3 +85,28 @@ async def test_a_thousand_clean_trajectories_give_no_finding(tmp_path):
         bare = Linter(Source(groups, known))
         assert [str(finding) for finding in bare.run()] == []
         assert bare.trajectories == 1000
+
+
+async def test_a_sealed_run_is_as_clean_as_the_live_one(tmp_path):
+    await write_clean_run(tmp_path / "run", 6, shipped_renderer())
+    with RunDir.open(tmp_path / "run") as run:
+        run.seal()
+    linters = [Linter(source) for source in sources(tmp_path / "run")]
+    assert [str(finding) for linter in linters for finding in linter.run()] == []
+    assert [linter.trajectories for linter in linters] == [48, 0]
+
+
+async def test_every_trained_trace_of_a_rollout_is_checked(tmp_path):
+    renderer = shipped_renderer()
+    await write_clean_run(tmp_path / "single", 1, renderer)
+    (record,) = read_groups(tmp_path / "single")
+    rollouts = [
+        replace(one, traces=(one.trace, replace(other.trace, name="helper")))
+        for one, other in zip(record.rollouts[:4], record.rollouts[4:], strict=True)
+    ]
+    with RunDir.create(tmp_path / "run", {}) as run:
+        run.add_group(RolloutGroup("item", 0, tuple(rollouts)))
+    (source,) = sources(tmp_path / "run", Vocabulary.of(renderer))
+    linter = Linter(source)
+    assert [str(finding) for finding in linter.run()] == []
+    assert linter.trajectories == 8

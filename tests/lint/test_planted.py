@@ -160,6 +160,13 @@ def test_a_defect_of_our_own_record_is_found_where_it_is_and_nothing_else(plant,
     assert sorted(found, key=str) == sorted(((HOST + 1, *place) for place in expected), key=str)
 
 
+@pytest.mark.parametrize("plant", [retokenized_in_the_record, span_too_short, broken_history])
+def test_a_defect_of_a_record_without_a_stored_group_is_found(plant, records, tmp_path):
+    lines = [{key: value for key, value in line.items() if key != "group"} for line in copy.deepcopy(records)]
+    (expected,) = plant(lines[HOST])
+    assert (HOST + 1, *expected) in found_in(tmp_path / "groups.jsonl", lines)
+
+
 def test_a_group_recorded_twice_is_found_with_all_its_trajectories(records, tmp_path):
     found = found_in(tmp_path / "groups.jsonl", [*records, records[2]])
     assert {code for _, code, _, _ in found} == {"repeated-group", "duplicate-in-file"}

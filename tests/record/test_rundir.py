@@ -364,3 +364,24 @@ def test_a_number_that_is_not_finite_never_reaches_the_log(path):
         run.add_metrics({"loss": float("nan")})
     assert b"NaN" not in (path / "metrics.jsonl").read_bytes()
     assert (path / "groups.jsonl").read_bytes() == b""
+
+
+def test_a_group_without_rollouts_is_refused(path):
+    with RunDir.create(path, MANIFEST) as run, pytest.raises(RecordError, match="no rollouts"):
+        run.add_group(group_of())
+
+
+def test_what_a_newer_version_left_pending_reaches_the_group(path):
+    with RunDir.create(path, MANIFEST) as run:
+        run.add_rollout("item", 0, a_rollout(0))
+    (file,) = (path / "pending").iterdir()
+    line = orjson.loads(file.read_bytes())
+    line["rollout"]["traces"][0]["result"]["mood"] = "good"
+    line["rollout"]["weather"] = {"rain": True}
+    file.write_bytes(orjson.dumps(line) + b"\n")
+    with RunDir.open(path) as run:
+        (known,) = run.pending("item", 0)
+        run.add_group(group_of(known, a_rollout(1)))
+    first, second = orjson.loads((path / "groups.jsonl").read_bytes())["rollouts"]
+    assert first == line["rollout"]
+    assert "weather" not in second
