@@ -10,7 +10,7 @@ nothing can compress below their entropy. The second seals a copy of a real run.
 from __future__ import annotations
 
 import argparse
-import resource
+import multiprocessing
 import shutil
 import tempfile
 import time
@@ -90,9 +90,8 @@ def lines(rollouts: int) -> Iterator[bytes]:
     """The live log of a run of `rollouts` rollouts."""
     rng = np.random.default_rng(1)
     for first in range(0, rollouts, GROUP):
-        held = [
-            rollout_to_json(a_rollout(index, rng)) for index in range(first, min(first + GROUP, rollouts))
-        ]
+        places = range(first, min(first + GROUP, rollouts))
+        held = [rollout_to_json(a_rollout(index, rng)) for index in places]
         yield encode_line({**head(f"item/{first // GROUP}", 0), "rollouts": held, "dropped": None})
 
 
@@ -127,14 +126,14 @@ def sealing(path: Path) -> None:
     print(f"sealed {after:,} bytes ({after / tokens:.2f} a token)")
     budget = PER_LOGPROB * logprobs + PER_ID * tokens + PER_ROLLOUT * count
     rest = (after - PER_LOGPROB * logprobs - PER_ID * tokens) / count
-    print(
-        f"budget {budget:,.0f} bytes; beside {PER_LOGPROB} a logprob and {PER_ID} an id: {rest:.0f} a rollout"
-    )
+    print(f"budget {budget:,.0f} bytes; beside {PER_LOGPROB} a logprob, {PER_ID} an id: {rest:.0f} a rollout")
     columns(path)
     started = time.perf_counter()
     RunDir.open(path).close()
     print(f"opened in {time.perf_counter() - started:.2f} s")
-    reading(path)
+    reader = multiprocessing.get_context("spawn").Process(target=reading, args=(path,))
+    reader.start()
+    reader.join()
 
 
 def columns(path: Path) -> None:
@@ -154,15 +153,21 @@ def columns(path: Path) -> None:
 
 
 def reading(path: Path) -> None:
-    """Print how the peak memory of this process grows while all groups are read."""
+    """Print how the peak memory of this process, which does nothing else, grows while groups are read."""
     rollouts, marks = 0, list[str]()
     started = time.perf_counter()
     for record in read_groups(path):
         rollouts += len(record.rollouts)
         if rollouts % 20_000 == 0:
-            marks.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB")
+            marks.append(peak_memory())
     took = time.perf_counter() - started
     print(f"read in {took:.1f} s; peak memory every 20,000 rollouts: {', '.join(marks) or '-'}")
+
+
+def peak_memory() -> str:
+    """Of this process since its program was loaded; `getrusage` would count that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return status.partition("VmHWM:")[2].partition("\n")[0].strip()
 
 
 def main() -> None:

@@ -39,8 +39,15 @@ PAGE_BYTES = 1 << 24
 _SCHEMA_KEY = b"atropos_agent.schema"
 _TOKENS = ("token_ids", "logprobs")
 _READ = ("item_id", "repetition", "dropped", "more", "record")
-_DICTIONARIES = ["item_id", "repetition", "dropped", "more", "stop_reason", "score"]
-_STATISTICS = ["item_id", "repetition", "id", "score"]
+_PARQUET: Mapping[str, Any] = {
+    "compression": "zstd",
+    "compression_level": LEVEL,
+    "use_dictionary": ["item_id", "repetition", "dropped", "more", "stop_reason", "score"],
+    # The exponent bytes of logprobs and the high bytes of ids have little entropy once they stand together.
+    "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _TOKENS},
+    "write_statistics": ["item_id", "repetition", "id", "score"],
+    "data_page_size": PAGE_BYTES,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,16 +68,7 @@ def write_segment(file: BinaryIO, rows: Iterable[Row]) -> int:
     import pyarrow.parquet as pq
 
     schema, total = _schema(), 0
-    with pq.ParquetWriter(
-        file,
-        schema,
-        compression="zstd",
-        compression_level=LEVEL,
-        use_dictionary=_DICTIONARIES,
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _TOKENS},
-        write_statistics=_STATISTICS,
-        data_page_size=PAGE_BYTES,
-    ) as writer:
+    with pq.ParquetWriter(file, schema, **_PARQUET) as writer:
         for batch in _batches(map(_columns_of, rows)):
             writer.write_table(_table(batch, schema))
             total += len(batch)
