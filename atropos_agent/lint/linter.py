@@ -49,7 +49,7 @@ def sources(path: Path, vocabulary: Vocabulary | None = None) -> list[Source]:
     is nothing to lint, and RunDirectoryError where a run's settings cannot be read.
     """
     if not path.is_dir():
-        return [Source(path, vocabulary or Vocabulary())]
+        return [Source(path, vocabulary or Vocabulary(), _rules_of_file(path))]
     is_run = (path / MANIFEST).exists()
     if vocabulary is None and (renderer := recorded_renderer(path)) is not None:
         vocabulary = Vocabulary.of(renderer)
@@ -61,6 +61,12 @@ def sources(path: Path, vocabulary: Vocabulary | None = None) -> list[Source]:
     if not files:
         raise ConfigError(f"{path} holds neither a run nor any .jsonl file")
     return [Source(file, vocabulary or Vocabulary(), rules) for file in files]
+
+
+def _rules_of_file(path: Path) -> Rules:
+    """Those of the run that the file belongs to; the defaults for any other file."""
+    runs = (folder for folder in (path.parent, path.parent.parent) if (folder / MANIFEST).exists())
+    return next(map(Rules.recorded, runs), Rules())
 
 
 class Linter:
