@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from atropos_agent.errors import RecordError
-from atropos_agent.export.rows import OnBranch, Row, Rules, Truncated, rows_of
+from atropos_agent.errors import AmbiguousTrajectory, RecordError
+from atropos_agent.export.rows import OnBranch, Row, Rules, Truncated, rows_of, trainable
 from atropos_agent.record import read_groups
 from atropos_agent.record.jsonl import short_floats
 from atropos_agent.record.log import ZERO_VARIANCE
@@ -71,8 +71,7 @@ def shaped(group: RolloutGroup, rules: Rules) -> ScoredDataGroup:
     `advantages` (the same at every token of a row) are written where rows are missing or a rollout has
     several sequences; else they are None and the trainer's own baseline over `scores` is right.
     """
-    for rollout in group.rollouts:
-        rollout.trace  # noqa: B018  raises where several traces are trainable
+    _require_single_traces(group)
     rows = rows_of(group, rules)
     complete = len(rows) == len(group.rollouts) and all(len(row.trace.result.sequences) == 1 for row in rows)
     data = _columns(rows, with_advantages=not complete)
@@ -80,6 +79,16 @@ def shaped(group: RolloutGroup, rules: Rules) -> ScoredDataGroup:
         data["inference_logprobs"] = [short_floats(row.logprobs(IGNORED_LOGPROB)) for row in rows]
     check_group(data)
     return data
+
+
+def _require_single_traces(group: RolloutGroup) -> None:
+    for rollout in group.rollouts:
+        if len(several := trainable(rollout)) > 1:
+            names = ", ".join(trace.name for trace in several)
+            raise AmbiguousTrajectory(
+                f"rollout {rollout.id!r} has {len(several)} trainable traces ({names}) and Atropos takes one"
+                " row per rollout; train on one of them, or use an exporter that takes all"
+            )
 
 
 def _columns(rows: Sequence[Row], *, with_advantages: bool) -> ScoredDataGroup:

@@ -91,7 +91,7 @@ def _write_of(hint: Any, name: str) -> Write | None:
     if origin is tuple or origin is Sequence:
         return _each(_write_of(inner[0], name))
     if origin is Mapping:
-        return free_json if inner[1] is JsonValue else _values(inner[1], name)
+        return free_json if inner[1] is JsonValue else _finite_values(name)
     return None
 
 
@@ -119,11 +119,8 @@ def _each(write: Write | None) -> Write | None:
     return None if write is None else lambda values: [write(value) for value in values]
 
 
-def _values(hint: Any, name: str) -> Write | None:
-    return lambda held: {
-        key: value if (write := _write_of(hint, f"{name}.{key}")) is None else write(value)
-        for key, value in held.items()
-    }
+def _finite_values(name: str) -> Write:
+    return lambda held: {key: finite(f"{name}.{key}", value) for key, value in held.items()}
 
 
 def model_of(

@@ -46,7 +46,8 @@ class GroupRecord:
 def read_groups(path: Path | str) -> Iterator[GroupRecord]:
     """The groups of the run at `path`, in the order they finished, one in memory at a time.
 
-    A line that is still being written is left out. Raises RunDirectoryError.
+    A line that is still being written is left out. Raises RunDirectoryError, and RecordError for a rollout
+    that cannot be read.
     """
     for (item_id, repetition), found in groupby(rows(Path(path)), key=_key_of_row):
         held = list(found)
@@ -56,7 +57,7 @@ def read_groups(path: Path | str) -> Iterator[GroupRecord]:
 def read_rollouts(path: Path | str, start: int = 0) -> Iterator[Rollout]:
     """The rollouts of the run at `path` from row `start` on, in the order they were recorded, one at a time.
 
-    Raises RunDirectoryError.
+    Raises RunDirectoryError, and RecordError for a rollout that cannot be read.
     """
     return map(decoded, rows(Path(path), start))
 

@@ -29,22 +29,20 @@ class Sealed:
 
 def seal_live(run: Path) -> Sealed:
     """Move the live log of `run` into a new segment. Raises RunDirectoryError, with the log as it was."""
-    live = run / GROUPS
-    folder = run / SEGMENTS
-    with named(folder, "cannot be made"):
-        if not folder.exists():
-            folder.mkdir()
-            sync_directory(run)
-    first = sum(segment_rows(segment) for segment in segments(run))
-    target = folder / f"{first:012}.parquet"
+    live, folder = run / GROUPS, run / SEGMENTS
     with named(live, "cannot be sealed"):
         live_bytes = live.stat().st_size
         if not live_bytes:
             return Sealed(0, 0, 0)
+        if not folder.exists():
+            folder.mkdir()
+            sync_directory(run)
+        first = sum(segment_rows(segment) for segment in segments(run))
+        target = folder / f"{first:012}.parquet"
         with replacing(target) as file:
             rollouts = write_segment(file, _live_rows(live))
         with replacing(live):
-            pass
+            pass  # the old log goes in one step: truncating it would pull lines from under a reader
         return Sealed(rollouts, live_bytes, target.stat().st_size)
 
 
@@ -58,7 +56,7 @@ def finish_seal(run: Path) -> set[GroupKey]:
     """Make up for what a killed seal left undone; the groups that are recorded. Raises RunDirectoryError,
     OSError."""
     live, sealed = run / GROUPS, segments(run)
-    for left in (run / SEGMENTS).glob(f"{unfinished(Path('*.parquet')).name}"):
+    for left in (run / SEGMENTS).glob(unfinished(Path("*.parquet")).name):
         left.unlink()
     unfinished(live).unlink(missing_ok=True)
     finished = {key for segment in sealed for key in segment_keys(segment)}

@@ -121,7 +121,7 @@ def test_collect_writes_a_run_and_never_overwrites_one(tmp_path):
     for name in ("quickstart", "quickstart-2"):
         done = cli("collect", QUICKSTART, *SMALL, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"runs/{name}/groups.jsonl" in done.stdout
+        assert f"runs/{name}/report.html" in done.stdout
         records = list(read_groups(tmp_path / "runs" / name))
         assert [len(record.rollouts) for record in records] == [2, 2]
         assert {path.name for path in (tmp_path / "runs" / name).iterdir()} >= {

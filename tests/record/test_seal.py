@@ -20,6 +20,7 @@ from atropos_agent.record import RunDir, read_groups, read_rollouts
 from atropos_agent.record.log import rows, segments
 from atropos_agent.record.segments import segment_keys
 from atropos_agent.trajectory import RolloutGroup
+from scripts import bench_record
 from tests.crashing_writer import GROUP_SIZE, ITEMS, collect
 from tests.rollouts import ANY_SPEED, a_rollout, plain, rollouts
 
@@ -213,3 +214,13 @@ def test_opening_reads_the_keys_and_not_the_tokens(tmp_path):
     with RunDir.open(path) as run:
         assert len(run.finished) == 3
     assert len(segment_keys(segment)) == 3
+
+
+def test_random_tokens_cost_little_more_than_their_entropy(tmp_path):
+    path, count = tmp_path / "run", 2000
+    RunDir.create(path, {}).close()
+    with (path / "groups.jsonl").open("wb") as file:
+        file.writelines(bench_record.lines(count))
+    size = seal(path).segment_bytes
+    ids, logprobs = count * (bench_record.PROMPT + bench_record.SAMPLED), count * bench_record.SAMPLED
+    assert size <= 3.5 * logprobs + 2.4 * ids + 400 * count
