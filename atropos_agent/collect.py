@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Generic, TypeVar
 
-from atropos_agent.config import CollectConfig, RunConfig
+from atropos_agent.config import CollectConfig
 from atropos_agent.environment import AgentEnv, Item
 from atropos_agent.errors import (
     AtroposAgentError,
@@ -26,9 +24,19 @@ from atropos_agent.errors import (
     SandboxError,
     TaskError,
 )
-from atropos_agent.export import sequences_left_out
-from atropos_agent.record.rundir import RunDir
-from atropos_agent.trajectory import FailureKind, Json, Provenance, Rollout, RolloutGroup
+from atropos_agent.export import Rules, is_mixed, rows_of, sequences_left_out, trainable
+from atropos_agent.record import RunDir
+from atropos_agent.record.log import ZERO_VARIANCE
+from atropos_agent.trajectory import (
+    Failure,
+    FailureKind,
+    Json,
+    Provenance,
+    Rollout,
+    RolloutGroup,
+    StopReason,
+    Trace,
+)
 
 logger: logging.Logger = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT", bound=Item)
@@ -95,16 +103,21 @@ class Progress:
     def count(self, rollout: Rollout) -> None:
         """Take one finished rollout into account."""
         self.rollouts_done += 1
-        self.sampled_tokens += rollout.result.total_tokens
-        self.stop_reasons[rollout.result.stop_reason] += 1
-        self.breaks.update(found.kind.value for found in rollout.result.breaks)
-        for step in rollout.result.steps:
-            self.steps[step.completion.provenance] += 1
-        if rollout.result.error_type is not None:
-            self.errors[rollout.result.error_type] += 1
-        if rollout.score is not None:
-            self.rewards += 1
-            self.reward_sum += rollout.score
+        for trace in rollout.traces:
+            self._count_trace(trace)
+        for trace in trainable(rollout):
+            self.stop_reasons[trace.result.stop_reason] += 1
+            if trace.score is not None:
+                self.rewards += 1
+                self.reward_sum += trace.score
+
+    def _count_trace(self, trace: Trace) -> None:
+        result = trace.result
+        self.sampled_tokens += result.total_tokens
+        self.breaks.update(found.kind.value for found in result.breaks)
+        self.steps.update(step.completion.provenance for step in result.steps)
+        if result.failure is not None:
+            self.errors[result.failure.error_type] += 1
 
     def metrics(self) -> dict[str, Json]:
         """One line of `metrics.jsonl`."""
@@ -199,79 +212,74 @@ class Collector(Generic[ItemT]):
 
         async def keep(rollout: Rollout) -> None:
             self.progress.count(rollout)
-            if rollout.score is not None:
+            if rollout.is_scored and not _was_cancelled(rollout):
                 await self._write(self.log.add_rollout, item.id, repetition, rollout)
             else:
-                await self._write(self.log.add_metrics, _failure(rollout))
+                await self._write(self.log.add_metrics, _unscored(rollout))
 
         group = await self.env.collect_group(item, repetition=repetition, known=known, on_rollout=keep)
-        if self.env.is_complete(group):
+        if self.env.is_complete(group) and not any(map(_was_cancelled, group.rollouts)):
             await self._deliver(group)
         else:
             self._fail(group)
         await self._write(self.log.add_metrics, self.progress.metrics())
 
     async def _deliver(self, group: RolloutGroup) -> None:
-        scores = {rollout.score for rollout in group.rollouts if rollout.score is not None}
-        dropped = "zero_variance" if len(scores) == 1 and self.config.zero_variance == "drop" else None
+        mixed = is_mixed(group.rollouts)
+        dropped = ZERO_VARIANCE if not mixed and self.config.zero_variance == "drop" else None
         try:
-            scored = self.env.score_group(group)
-            self.progress.sequences_left_out += sequences_left_out(group.rollouts, scored)
+            rows = rows_of(group, Rules.of(self.env.config))
+            self.progress.sequences_left_out += sequences_left_out(group, rows)
         except RecordError as error:
             logger.warning("group %s cannot be delivered: %s", group.item_id, error)
-            self.progress.errors[type(error).__name__] += 1
-            scored, dropped = None, type(error).__name__
-        await self._write(self.log.add_group, group, scored, dropped)
+            dropped = type(error).__name__
+            self.progress.errors[dropped] += 1
+        await self._write(self.log.add_group, group, dropped)
         self.progress.groups_done += 1
-        self.progress.groups_mixed += len(scores) > 1
+        self.progress.groups_mixed += mixed
         self._failed_in_a_row = 0
 
     def _fail(self, group: RolloutGroup) -> None:
-        failed = [rollout.result for rollout in group.rollouts if rollout.score is None]
+        """Count an incomplete group. A resume collects it; cancelled rollouts alone never stop the run."""
         self.progress.groups_failed += 1
+        failure = next(filter(None, map(_failure_of, group.rollouts)), None)
+        if failure is None:
+            logger.warning("group %s is incomplete: a rollout has no score", group.item_id)
+            return
         self._failed_in_a_row += 1
-        logger.warning("group %s is incomplete: %s", group.item_id, failed[0].error)
+        logger.warning("group %s is incomplete: %s", group.item_id, failure.text)
         if self._failed_in_a_row >= FAILED_GROUPS_TO_STOP:
-            kind = _ERRORS.get(failed[0].failure.kind, ProviderError) if failed[0].failure else ProviderError
-            raise kind(f"{self._failed_in_a_row} groups in a row failed, the last with: {failed[0].error}")
+            last = f"the last with {failure.error_type}: {failure.text}"
+            raise _ERRORS.get(failure.kind, ProviderError)(
+                f"{self._failed_in_a_row} groups in a row failed, {last}"
+            )
 
 
-def _failure(rollout: Rollout) -> dict[str, Json]:
-    """What `metrics.jsonl` keeps of a rollout that could not be scored."""
-    result = rollout.result
+def _was_cancelled(rollout: Rollout) -> bool:
+    """True where the run was stopped under a rollout: it is sampled again and never recorded as finished."""
+    traces = trainable(rollout) or rollout.traces
+    return any(trace.result.stop_reason is StopReason.CANCELLED for trace in traces)
+
+
+def _failure_of(rollout: Rollout) -> Failure | None:
+    """Why `rollout` has no score; None where it has one, or was only cancelled."""
+    if rollout.is_scored or _was_cancelled(rollout):
+        return None
+    return next((trace.result.failure for trace in rollout.traces if trace.result.failure), None)
+
+
+def _unscored(rollout: Rollout) -> dict[str, Json]:
+    """What `metrics.jsonl` keeps of a rollout that could not be scored or was cancelled."""
+    failure = _failure_of(rollout)
     return {
         "time": time.time(),
         "failed": rollout.id,
         "attempts": rollout.attempts,
-        "stop_reason": result.stop_reason.value,
-        "steps": result.num_steps,
-        "error_type": result.error_type,
-        "error": result.error,
+        "stop_reason": rollout.traces[0].result.stop_reason.value,
+        "steps": sum(trace.result.num_steps for trace in rollout.traces),
+        "error_type": None if failure is None else failure.error_type,
+        "error": None if failure is None else failure.text,
     }
-
-
-def manifest(config: RunConfig, model: str) -> dict[str, Json]:
-    """What `run.yaml` records: the resolved config, versions, and the identity that a resume must match.
-
-    `config.agent` holds what was set and nothing else, so that a resumed run leaves the same things to its
-    environment to choose; all of the agent's settings are in the identity.
-    """
-    resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
-    agent = resolved["agent"]
-    resolved["agent"] = config.agent.model_dump(mode="json", exclude_unset=True)
-    delivery = ("on_branch", "truncated", "allow_raw_logprobs", "min_group_size", "infrastructure_retries")
-    identity = {
-        "environment": config.environment,
-        "env": {key: value for key, value in resolved["env"].items() if key not in delivery},
-        "agent": agent,
-        "model": model,
-        "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},
-    }
-    versions: dict[str, Json] = {
-        "atropos-agent": version("atropos-agent"),
-        "python": platform.python_version(),
-    }
-    return {"config": resolved, "identity": identity, "versions": versions}
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.trajectory import RolloutGroup
 from tests.rollouts import a_rollout
 
@@ -35,7 +35,7 @@ def collect(run: RunDir, acknowledge: Callable[[str, int, str], object]) -> None
                     held[index] = a_rollout(index)
                     run.add_rollout(item, repetition, held[index])
                     acknowledge(item, repetition, held[index].id)
-            run.add_group(RolloutGroup(item, repetition, tuple(held.values())), None)
+            run.add_group(RolloutGroup(item, repetition, tuple(held.values())))
 
 
 def write_until_killed(path: Path, limit: int, acks: int) -> None:

@@ -11,19 +11,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from atropos_agent.trajectory import (
+    MAIN,
     AgentResult,
     AgentStep,
     Blame,
     Break,
     BreakKind,
     Completion,
+    CompletionPart,
     Failure,
     FailureKind,
     FinishReason,
     Json,
     LogprobMode,
     LogprobProvenance,
-    Message,
     ParseError,
     ParseErrorKind,
     Provenance,
@@ -31,12 +32,14 @@ from atropos_agent.trajectory import (
     RolloutGroup,
     SamplingParams,
     SequenceData,
+    Spent,
     StepSpan,
     StopReason,
     Timings,
     ToolCall,
     ToolResult,
     Trace,
+    branch_of,
 )
 
 ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -56,9 +59,44 @@ CALLS = st.builds(ToolCall, TEXT, OBJECT, TEXT, TEXT, SPAN)
 RESULTS = st.builds(ToolResult, st.booleans(), TEXT, TEXT, OBJECT, st.none() | TEXT, OBJECT)
 PARSE_ERRORS = st.builds(ParseError, st.sampled_from(ParseErrorKind), TEXT, SPAN)
 BREAKS = st.builds(Break, st.integers(2, 999), st.sampled_from(BreakKind))
-FAILURES = st.builds(Failure, st.sampled_from(FailureKind), st.sampled_from(Blame), st.booleans(), TEXT, TEXT)
+FAILURES = st.builds(
+    Failure, st.sampled_from(FailureKind), st.sampled_from(Blame), st.booleans(), TEXT, TEXT, TEXT
+)
 SAMPLING = st.builds(SamplingParams, FLOAT, FLOAT, COUNT, FLOAT, st.none() | COUNT, st.none() | COUNT)
 TIMINGS = st.builds(Timings, FLOAT, FLOAT, COUNT)
+SPENT = st.builds(Spent, FLOAT, FLOAT, FLOAT)
+PARTS = st.builds(
+    CompletionPart,
+    COUNT,
+    st.none() | TEXT,
+    st.none() | st.sampled_from(FinishReason),
+    st.none() | COUNT,
+    st.none() | COUNT,
+    st.none() | TIMINGS,
+    st.none() | COUNT,
+)
+CONTENT_PARTS = st.fixed_dictionaries({"type": st.just("text"), "text": TEXT}) | st.fixed_dictionaries(
+    {"type": st.just("image_url"), "image_url": st.fixed_dictionaries({"url": TEXT})}
+)
+CONTENT = TEXT | st.lists(CONTENT_PARTS, max_size=2)
+MESSAGE_CALLS = st.fixed_dictionaries(
+    {
+        "id": TEXT,
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": TEXT, "arguments": OBJECT}),
+    }
+)
+MESSAGES = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": CONTENT}),
+    st.fixed_dictionaries(
+        {"role": st.just("assistant"), "content": CONTENT},
+        optional={"reasoning": TEXT, "tool_calls": st.lists(MESSAGE_CALLS, max_size=2)},
+    ),
+    st.fixed_dictionaries(
+        {"role": st.just("tool"), "content": CONTENT, "tool_call_id": TEXT}, optional={"name": TEXT}
+    ),
+)
+SIDE_DTYPES = ["<f4", "<f8", "<f2", "<i2", "|u1", "|b1", ">i4"]
 PROVENANCES = st.tuples(
     st.sampled_from(Provenance), st.sampled_from(LogprobProvenance), st.sampled_from(LogprobMode)
 )
@@ -115,8 +153,25 @@ def group_of(*rollouts: Rollout) -> RolloutGroup:
 
 @st.composite
 def sequences(draw: st.DrawFn) -> SequenceData:
-    """A prompt and up to three sampled spans with observations between them."""
-    ids: list[int] = draw(st.lists(TOKEN, max_size=4))
+    """A prompt and up to three sampled spans with observations between them, and side arrays."""
+    prompt = draw(st.lists(TOKEN, max_size=4))
+    ids, mask, logprobs, spans = draw(sampled_after(prompt))
+    return SequenceData(ids, mask, logprobs, spans, side=draw(sides(len(ids))))
+
+
+@st.composite
+def branches(draw: st.DrawFn, parent: SequenceData) -> SequenceData:
+    """A later sequence that begins like `parent` up to some token, and then leaves it."""
+    shared = parent.tokens[: draw(st.integers(0, len(parent)))]
+    ids, mask, logprobs, spans = draw(sampled_after([*shared, *draw(st.lists(TOKEN, max_size=2))]))
+    branch = branch_of(parent, ids, mask, logprobs, spans)
+    return replace(branch, side=draw(sides(len(ids))))
+
+
+@st.composite
+def sampled_after(draw: st.DrawFn, ids: list[int]):
+    """Ids, mask, logprobs and spans of a sequence that begins with the context `ids`."""
+    ids = list(ids)
     mask, logprobs, spans = [False] * len(ids), [float("nan")] * len(ids), list[StepSpan]()
     for number in range(1, draw(st.integers(0, 3)) + 1):
         sampled = draw(st.lists(st.tuples(TOKEN, LOGPROB), max_size=5))
@@ -126,9 +181,19 @@ def sequences(draw: st.DrawFn) -> SequenceData:
         ids += [token for token, _ in sampled] + observed
         mask += [True] * len(sampled) + [False] * len(observed)
         logprobs += [value for _, value in sampled] + [float("nan")] * len(observed)
-    return SequenceData(
-        np.array(ids, np.int32), np.array(mask, np.bool_), np.array(logprobs, np.float32), tuple(spans)
-    )
+    return np.array(ids, np.int32), np.array(mask, np.bool_), np.array(logprobs, np.float32), tuple(spans)
+
+
+@st.composite
+def sides(draw: st.DrawFn, length: int) -> dict[str, np.ndarray]:
+    """Arrays aligned with `length` tokens, of any numeric dtype, with one number a token or several."""
+    found: dict[str, np.ndarray] = {}
+    for name in draw(st.lists(TEXT, max_size=2, unique=True)):
+        dtype, width = np.dtype(draw(st.sampled_from(SIDE_DTYPES))), draw(st.sampled_from([0, 1, 3]))
+        shape = (length, width) if width else (length,)
+        content = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 2, shape)
+        found[name] = content.astype(dtype)
+    return found
 
 
 @st.composite
@@ -164,6 +229,9 @@ def completions(draw: st.DrawFn, text: str, sequence: SequenceData, span: StepSp
         model=draw(TEXT),
         weight_version=draw(st.none() | TEXT),
         notes=tuple(draw(st.lists(TEXT, max_size=2))),
+        reasoning=draw(st.just("") | TEXT),
+        calls=tuple(draw(st.lists(CALLS, max_size=1))),
+        parts=tuple(draw(st.lists(PARTS, max_size=2))),
     )
 
 
@@ -179,19 +247,21 @@ def steps(draw: st.DrawFn, sequence_index: int, sequence: SequenceData, span: St
         tool_calls=tuple(draw(st.lists(CALLS, max_size=2))),
         tool_results=tuple(draw(st.lists(RESULTS, max_size=2))),
         parse_errors=tuple(draw(st.lists(PARSE_ERRORS, max_size=2))),
-        following=({"role": "user", "content": observed},) if (observed := draw(TEXT)) else (),
+        following=tuple(draw(st.lists(MESSAGES, max_size=2))),
         sequence_index=sequence_index if tracked else None,
         span=span if tracked else None,
+        turn=draw(st.integers(1, 3)),
+        executed=tuple(draw(st.lists(st.none() | CALLS, max_size=2))),
     )
 
 
 @st.composite
-def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
-    """Any rollout, scored or failed, tracked or not."""
-    held = draw(st.lists(sequences(), max_size=2))
-    system: Message = {"role": "system", "content": draw(TEXT)}
-    user: Message = {"role": "user", "content": draw(TEXT)}
-    result = AgentResult(
+def results(draw: st.DrawFn) -> AgentResult:
+    """What any agent recorded; the history may be rewritten twice."""
+    held = draw(st.lists(sequences(), max_size=1))
+    for _ in range(draw(st.integers(0, 2)) if held else 0):
+        held.append(draw(branches(draw(st.sampled_from(held)))))
+    return AgentResult(
         success=draw(st.booleans()),
         final_response=draw(TEXT),
         stop_reason=draw(st.sampled_from(StopReason)),
@@ -201,33 +271,50 @@ def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
             for span in sequence.spans
         ),
         sequences=tuple(held),
-        prompt_messages=(system, user),
+        prompt_messages=tuple(draw(st.lists(MESSAGES, max_size=2))),
         total_tokens=draw(COUNT),
         failure=draw(st.none() | FAILURES),
         metadata=draw(OBJECT),
         breaks=tuple(draw(st.lists(BREAKS, max_size=2))),
+        spent=draw(st.just(Spent()) | SPENT),
     )
+
+
+@st.composite
+def traces(draw: st.DrawFn, name: str = MAIN, *, trainable: bool = True) -> Trace:
+    """Any trace, scored or failed."""
+    return Trace(
+        draw(results()),
+        name=name,
+        trainable=trainable,
+        parent_call=draw(st.none() | TEXT),
+        score=draw(st.none() | FLOAT),
+        parts=draw(st.dictionaries(TEXT, FLOAT, max_size=2)),
+        step_rewards=tuple(draw(st.lists(st.none() | FLOAT, max_size=2))),
+    )
+
+
+@st.composite
+def rollouts(draw: st.DrawFn, item_id: str | None = None) -> Rollout:
+    """Any rollout, scored or failed, tracked or not, of one agent or of two."""
+    helper = st.just(()) | st.tuples(traces("helper", trainable=False)) | st.tuples(traces("helper"))
     return Rollout(
         id=draw(TEXT),
         item_id=draw(TEXT) if item_id is None else item_id,
         index=draw(COUNT),
+        traces=(draw(traces()), *draw(helper)),
         metadata=draw(OBJECT),
         isolation=draw(OBJECT),
         started_at=draw(FLOAT),
         duration_s=draw(FLOAT),
         attempts=draw(COUNT),
-        traces=(
-            Trace(
-                result, score=draw(st.none() | FLOAT), parts=draw(st.dictionaries(TEXT, FLOAT, max_size=2))
-            ),
-        ),
     )
 
 
 def plain(value: object) -> object:
     """Nested plain data that compares by content: arrays with their dtype, NaN as a name."""
     if isinstance(value, np.ndarray):
-        return (str(value.dtype), [plain(item) for item in value.tolist()])
+        return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, float) and np.isnan(value):
         return "nan"
     if isinstance(value, StrEnum):

@@ -84,8 +84,8 @@ class Run:
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is None:
             self._check_bridges()
-        if self._emitter.active:
-            self._emitter.emit(EventType.RUN_FINISHED, result=self.result())
+        self._recorded = self.result()
+        self._emitter.emit(EventType.RUN_FINISHED, result=self._recorded)
         if kind is None:
             await self._emitter.drain()
 

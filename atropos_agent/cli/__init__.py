@@ -16,6 +16,7 @@ from atropos_agent.cli import doctor as examining
 from atropos_agent.cli import fake_server as faking
 from atropos_agent.cli import lint as linting
 from atropos_agent.cli import run as running
+from atropos_agent.cli import seal as sealing
 from atropos_agent.cli._overrides import OverridableCommand
 from atropos_agent.cli.console import out
 from atropos_agent.cli.inspect import env_app, tools_app
@@ -32,6 +33,7 @@ app.command("collect", cls=OverridableCommand, epilog=collecting.EPILOG)(collect
 app.command("check-logprobs", epilog=checking.EPILOG)(checking.check_logprobs)
 app.command("run", cls=OverridableCommand, epilog=running.EPILOG)(running.run)
 app.command("lint", epilog=linting.EPILOG)(linting.lint)
+app.command("seal", epilog=sealing.EPILOG)(sealing.seal)
 app.command("doctor", epilog=examining.EPILOG)(examining.doctor)
 app.command("fake-server", epilog=faking.EPILOG)(faking.fake_server)
 app.add_typer(env_app, name="env")

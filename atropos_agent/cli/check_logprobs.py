@@ -20,7 +20,7 @@ from atropos_agent.errors import RenderError
 from atropos_agent.lint.vocabulary import recorded_renderer
 from atropos_agent.logprob_check import Distribution, LogprobCheck, OriginCheck, Server, Weights, check_run
 from atropos_agent.policy import HttpPolicy
-from atropos_agent.record.rundir import read_manifest
+from atropos_agent.record import read_manifest
 from atropos_agent.renderer import Renderer
 from atropos_agent.sinks.report import visible_pieces, write_report
 

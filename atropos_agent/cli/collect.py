@@ -17,12 +17,13 @@ from rich.table import Table
 from atropos_agent.cli.console import FAILED, INTERRUPTED, WRONG_INPUT, complain, exits, fail, out, warn
 from atropos_agent.cli.in_flight import InFlightView
 from atropos_agent.cli.progress import duration, shown
-from atropos_agent.collect import Collector, Progress, manifest
+from atropos_agent.collect import Collector, Progress
 from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import RecordError
 from atropos_agent.policy.protocol import Capabilities, Wire
-from atropos_agent.record.rundir import FLIGHT, RunDir, read_manifest
+from atropos_agent.record import RunDir, manifest, read_manifest
+from atropos_agent.record.rundir import FLIGHT
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.sinks.summary import RunSummary, summarise
 from atropos_agent.telemetry import Entry, Kind, Watchdog, dump_on_signal, watching
@@ -230,6 +231,6 @@ def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Tabl
     if progress.errors:
         table.add_row("errors", _listed(progress.errors))
     table.add_row("took", duration(progress.elapsed_s))
-    table.add_row("record", str(path / "groups.jsonl"))
+    table.add_row("record", str(path))
     table.add_row("report", report)
     return table

@@ -68,7 +68,7 @@ def _readable(linter: Linter) -> Iterator[Finding]:
     try:
         yield from linter.run()
     except OSError as error:
-        fail(f"{linter.file} cannot be read: {error.strerror}", WRONG_INPUT)
+        fail(f"{linter.file} cannot be read: {error.strerror or error}", WRONG_INPUT)
 
 
 def _counted(found: Iterable[Finding], counts: Counter[Severity]) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from atropos_agent.config import EnvConfig
 from atropos_agent.environment.contract import ItemT
-from atropos_agent.export import scored_group
+from atropos_agent.export import Rules
+from atropos_agent.export.atropos import shaped
 from atropos_agent.trajectory import Rollout, RolloutGroup, ScoredDataGroup
 
 if TYPE_CHECKING:
@@ -50,15 +51,9 @@ async def collect_trajectories(
 
 def is_complete(group: RolloutGroup, config: EnvConfig) -> bool:
     """True where enough rollouts of the group are scored for it to be delivered."""
-    scored = sum(rollout.is_scored for rollout in group.rollouts)
-    return scored >= (config.min_group_size or len(group.rollouts))
+    return Rules.of(config).is_complete(group)
 
 
 def score_group(group: RolloutGroup, config: EnvConfig) -> ScoredDataGroup:
     """The group in the Atropos shape. Raises RecordError, AmbiguousTrajectory."""
-    return scored_group(
-        group,
-        on_branch=config.on_branch,
-        truncated=config.truncated,
-        allow_raw=config.allow_raw_logprobs,
-    )
+    return shaped(group, Rules.of(config))

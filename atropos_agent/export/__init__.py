@@ -1,5 +1,15 @@
 """One record, each trainer's own shape. The only place of others' sentinels."""
 
-from atropos_agent.export.atropos import scored_group, sequences_left_out
+from atropos_agent.export.atropos import scored_group, scored_groups
+from atropos_agent.export.rows import Row, Rules, is_mixed, rows_of, sequences_left_out, trainable
 
-__all__ = ["scored_group", "sequences_left_out"]
+__all__ = [
+    "Row",
+    "Rules",
+    "is_mixed",
+    "rows_of",
+    "scored_group",
+    "scored_groups",
+    "sequences_left_out",
+    "trainable",
+]

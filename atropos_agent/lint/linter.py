@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from atropos_agent.errors import ConfigError
+from atropos_agent.export import Rules, trainable
 from atropos_agent.lint import record
 from atropos_agent.lint.findings import Finding
 from atropos_agent.lint.groups import Seen, Sizes, check_group
@@ -25,35 +26,47 @@ from atropos_agent.lint.rows import (
 from atropos_agent.lint.tokens import check_ids, check_mask, drift, is_placeholder
 from atropos_agent.lint.turns import check_turns
 from atropos_agent.lint.vocabulary import Vocabulary, recorded_renderer
-from atropos_agent.record.rundir import GROUPS, MANIFEST, PENDING
+from atropos_agent.record.log import GROUPS, segments
+from atropos_agent.record.manifest import MANIFEST
+from atropos_agent.record.rundir import PENDING
 from atropos_agent.trajectory import Rollout
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to lint, and what is known of its tokenizer."""
+    """A file to lint, what is known of its tokenizer, and by which rules its rollouts become groups."""
 
     path: Path
     vocabulary: Vocabulary
+    rules: Rules = field(default_factory=Rules)
 
 
 def sources(path: Path, vocabulary: Vocabulary | None = None) -> list[Source]:
-    """The files behind `path`: itself, the log and unfinished groups of a run, or a folder's *.jsonl.
+    """The files behind `path`: itself, the log (sealed or not) and unfinished groups of a run, or a
+    folder's *.jsonl.
 
     Without `vocabulary` a run's own tokenizer is used where it is at hand. Raises ConfigError where there
-    is nothing to lint.
+    is nothing to lint, and RunDirectoryError where a run's settings cannot be read.
     """
     if not path.is_dir():
-        return [Source(path, vocabulary or Vocabulary())]
+        return [Source(path, vocabulary or Vocabulary(), _rules_of_file(path))]
     is_run = (path / MANIFEST).exists()
     if vocabulary is None and (renderer := recorded_renderer(path)) is not None:
         vocabulary = Vocabulary.of(renderer)
-    files = (
-        [path / GROUPS, *sorted((path / PENDING).glob("*.jsonl"))] if is_run else sorted(path.glob("*.jsonl"))
-    )
+    if is_run:
+        files = [*segments(path), path / GROUPS, *sorted((path / PENDING).glob("*.jsonl"))]
+        rules = Rules.recorded(path)
+    else:
+        files, rules = sorted(path.glob("*.jsonl")), Rules()
     if not files:
         raise ConfigError(f"{path} holds neither a run nor any .jsonl file")
-    return [Source(file, vocabulary or Vocabulary()) for file in files]
+    return [Source(file, vocabulary or Vocabulary(), rules) for file in files]
+
+
+def _rules_of_file(path: Path) -> Rules:
+    """Those of the run that the file belongs to; the defaults for any other file."""
+    runs = (folder for folder in (path.parent, path.parent.parent) if (folder / MANIFEST).exists())
+    return next(map(Rules.recorded, runs), Rules())
 
 
 class Linter:
@@ -63,6 +76,7 @@ class Linter:
         self.file: str = str(source.path)
         self._path = source.path
         self._known = source.vocabulary
+        self._rules = source.rules
         self._seen = Seen()
         self._sizes = Sizes()
         self._keys: set[tuple[str, str]] = set()
@@ -113,24 +127,40 @@ class Linter:
         read_in = record.rollouts_of(value)
         rollouts = [item for item in read_in if isinstance(item, Rollout)]
         self._known.learn(rollouts)
-        group = value.get("group")
         if "rollouts" in value:
             yield from self._repeated(value)
         for index, item in enumerate(read_in):
-            yield from [item] if isinstance(item, Finding) else record.check_rollout(item, index)
+            if isinstance(item, Finding):
+                yield item
+            else:
+                for trace in item.traces:
+                    yield from record.check_trace(trace, index)
         delivered: set[tuple[str, int]] = set()
+        stored = value.get("group")
+        group = stored
+        if group is None and "rollouts" in value and len(rollouts) == len(read_in):
+            group = record.derived_group(value, rollouts, self._rules)
         if isinstance(group, dict) and as_group(group) is group:
             taken = yield from self._group(group, line)
-            if len(rollouts) == len(read_in):
+            if stored is not None and len(rollouts) == len(read_in):
                 yield from record.check_against_rollouts(group, taken, rollouts)
             delivered = {record.origin(group, row) for row in taken}
             if value.get("dropped") is None:
                 yield from self._whole(group, line)
         elif group is not None:
             yield Finding("record-malformed", "`group` is neither null nor a group with rows of tokens")
+        yield from self._undelivered(read_in, delivered, line)
+
+    def _undelivered(
+        self, read_in: Sequence[Rollout | Finding], delivered: set[tuple[str, int]], line: int
+    ) -> Iterator[Finding]:
+        """Check the training sequences that are no row of the group. Only a rollout with one trainable trace
+        has any that are."""
         for index, item in enumerate(read_in):
-            if isinstance(item, Rollout):
-                for number, row in enumerate(record.rows_of(item, index)):
+            if isinstance(item, Finding):
+                continue
+            for trace in trainable(item):
+                for number, row in enumerate(record.rows_of(trace, index)):
                     if (item.id, number) not in delivered:
                         yield from self._row(row, line)
 

@@ -1,16 +1,22 @@
-"""A file as its lines, whoever wrote it: one line in memory, and whatever is wrong with it as findings."""
+"""A file as its lines, by any writer: one line in memory, and what is wrong with it as findings.
+
+A sealed segment is read as the lines it was made of.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import orjson
 
 from atropos_agent.lint.findings import Finding
+from atropos_agent.record.log import head
+from atropos_agent.record.segments import read_segment
 
 MAX_LINE_BYTES = 1 << 30
 SHOWN_BYTES = 60
@@ -30,6 +36,9 @@ class Line:
 def read(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """The lines of `path` that are not blank, up to one that is longer than `max_line_bytes`. Raises
     OSError."""
+    if path.suffix == ".parquet":
+        yield from _sealed(path)
+        return
     with path.open("rb") as file:
         number = 0
         while raw := file.readline(max_line_bytes):
@@ -41,6 +50,18 @@ def read(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
                 return
             if raw.strip():
                 yield _line(number, raw, whole=whole)
+
+
+def _sealed(path: Path) -> Iterator[Line]:
+    groups = groupby(read_segment(path), key=lambda row: (row.item_id, row.repetition))
+    for number, ((item_id, repetition), found) in enumerate(groups, 1):
+        rows = list(found)
+        value: Object = {
+            **head(item_id, repetition),
+            "rollouts": [row.rollout for row in rows],
+            "dropped": rows[0].dropped,
+        }
+        yield Line(number, value)
 
 
 def _line(number: int, raw: bytes, *, whole: bool) -> Line:

@@ -1,4 +1,4 @@
-"""Checks of our own records: what the rollouts say against the group that was made of them."""
+"""Checks of our own records: rollouts, and the group that is made of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 
 from atropos_agent.errors import RecordError
+from atropos_agent.export.atropos import shaped
+from atropos_agent.export.rows import Rules, was_truncated
 from atropos_agent.lint.findings import Finding
 from atropos_agent.lint.reading import Object
 from atropos_agent.lint.rows import Ids, Row
 from atropos_agent.lint.tokens import first
-from atropos_agent.record.codec import rollout_from_json
-from atropos_agent.record.schema import SCHEMA_VERSION
+from atropos_agent.record.codec import SCHEMA_VERSION, rollout_from_json
 from atropos_agent.trajectory import (
     IGNORED_TOKEN,
     LogprobProvenance,
     Provenance,
     Rollout,
+    RolloutGroup,
     SequenceData,
-    StopReason,
+    Trace,
 )
-
-TRUNCATED = frozenset({StopReason.TRUNCATED, StopReason.MAX_TOKENS, StopReason.CONTEXT_LENGTH})
 
 
 def is_record(value: Object) -> bool:
@@ -40,21 +40,33 @@ def check_schema(value: Object) -> Iterator[Finding]:
 
 
 def rollouts_of(value: Object) -> list[Rollout | Finding]:
-    """The rollouts on a line, in order; a Finding for each that cannot be read."""
+    """The rollouts on a line of a schema we read, in order; a Finding for each that cannot be read."""
     listed = value["rollouts"] if "rollouts" in value else [value["rollout"]]
     found: list[Rollout | Finding] = []
     for index, record in enumerate(listed if isinstance(listed, list) else [listed]):
         try:
-            found.append(rollout_from_json(record))
+            found.append(rollout_from_json(record, value["schema"]))
         except RecordError as error:
             found.append(Finding("record-malformed", f"{error}: the run cannot be read", index))
     return found
 
 
-def rows_of(rollout: Rollout, index: int) -> Iterator[Row]:
-    """The training sequences of `rollout` as rows, all under the number `index`."""
-    for number, sequence in enumerate(rollout.result.sequences):
-        steps = [step for step in rollout.result.steps if step.sequence_index == number]
+def derived_group(value: Object, rollouts: Sequence[Rollout], rules: Rules) -> Object | None:
+    """The group that a trainer gets of the rollouts on a line; None where it gets none."""
+    group = RolloutGroup(str(value.get("item_id")), 0, tuple(rollouts))
+    if not rules.is_complete(group):
+        return None
+    try:
+        return {**shaped(group, rules)}
+    except RecordError:
+        return None
+
+
+def rows_of(trace: Trace, index: int) -> Iterator[Row]:
+    """The training sequences of `trace` as rows, all under the number `index`."""
+    result = trace.result
+    for number, sequence in enumerate(result.sequences):
+        steps = [step for step in result.steps if step.sequence_index == number]
         given = np.array(sequence.masked_logprobs, np.float64) if sequence.has_all_logprobs else None
         yield Row(
             index=index,
@@ -62,14 +74,14 @@ def rows_of(rollout: Rollout, index: int) -> Iterator[Row]:
             trained=sequence.mask,
             logprobs=given,
             finish_reasons=tuple(step.completion.finish_reason.value for step in steps),
-            truncated=rollout.result.stop_reason in TRUNCATED,
-            sequences=len(rollout.result.sequences),
+            truncated=was_truncated(trace),
+            sequences=len(result.sequences),
         )
 
 
-def check_rollout(rollout: Rollout, index: int) -> Iterator[Finding]:
-    """Provenance, spans and prefix of one rollout."""
-    sequences = rollout.result.sequences
+def check_trace(trace: Trace, index: int) -> Iterator[Finding]:
+    """Provenance, spans and prefix of one trace of the rollout with the number `index`."""
+    sequences = trace.result.sequences
     if len(sequences) > 1:
         text = f"its history broke: {len(sequences)} sequences; who takes one row gets the last one or none"
         yield Finding("prefix-break", text, index)
@@ -108,7 +120,7 @@ def claims_wrongly(overrides: object) -> Iterator[Finding]:
 def check_against_rollouts(
     group: Object, rows: Sequence[Row], rollouts: Sequence[Rollout]
 ) -> Iterator[Finding]:
-    """Rows of a group that are not those of the rollouts they name."""
+    """Rows of a group that was stored beside its rollouts (schemas 1 and 2) and are not theirs."""
     named = {rollout.id: rollout for rollout in rollouts}
     for row in rows:
         name, number = origin(group, row)

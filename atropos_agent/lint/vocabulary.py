@@ -12,7 +12,7 @@ from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.errors import AtroposAgentError
 from atropos_agent.lint.rows import Ids
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
-from atropos_agent.record.rundir import MANIFEST, read_manifest
+from atropos_agent.record.manifest import MANIFEST, read_manifest
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import FinishReason, Rollout
 
@@ -44,7 +44,8 @@ class Vocabulary:
         last = {
             int(step.completion.token_ids[-1])
             for rollout in rollouts
-            for step in rollout.result.steps
+            for trace in rollout.traces
+            for step in trace.result.steps
             if step.completion.finish_reason is FinishReason.STOP
             and step.completion.token_ids is not None
             and len(step.completion.token_ids)

@@ -14,9 +14,10 @@ import numpy as np
 from atropos_agent.logprob_check.distribution import Distribution, Gathered, Worst, histogram
 from atropos_agent.logprob_check.recorded import Origin, Skipped, Step, steps
 from atropos_agent.logprob_check.teacher import Teacher
+from atropos_agent.record import GroupRecord, read_groups
 from atropos_agent.record.durable import write_whole
 from atropos_agent.record.jsonl import encode_line, free_json
-from atropos_agent.record.rundir import LOGPROB_CHECK, GroupRecord, read_groups
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.trajectory import Json, Logprobs, SequenceData
 
 SCHEMA = 1

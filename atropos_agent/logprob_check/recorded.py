@@ -14,6 +14,7 @@ from atropos_agent.trajectory import (
     SamplingParams,
     SequenceData,
     StepSpan,
+    Trace,
 )
 
 
@@ -47,6 +48,7 @@ class Step:
     """The sampled tokens of one step where they lie in their sequence, and how they were sampled."""
 
     rollout: Rollout
+    trace: Trace
     sequence_index: int
     span: StepSpan
     sampling: SamplingParams
@@ -54,7 +56,7 @@ class Step:
     @property
     def sequence(self) -> SequenceData:
         """The sequence that holds the step."""
-        return self.rollout.result.sequences[self.sequence_index]
+        return self.trace.result.sequences[self.sequence_index]
 
     def temperature(self, *, any_temperature: bool) -> float | Skipped:
         """The temperature at which the recorded logprobs can be recomputed, or why they cannot.
@@ -75,8 +77,9 @@ class Step:
 
 
 def steps(rollout: Rollout) -> Iterator[Step]:
-    """The recorded steps of all sequences of `rollout`."""
-    sampling = {step.step_number: step.completion.sampling for step in rollout.result.steps}
-    for index, sequence in enumerate(rollout.result.sequences):
-        for span in sequence.spans:
-            yield Step(rollout, index, span, sampling[span.step_number])
+    """The recorded steps of all sequences of all trainable traces of `rollout`."""
+    for trace in (trace for trace in rollout.traces if trace.trainable):
+        sampling = {step.step_number: step.completion.sampling for step in trace.result.steps}
+        for index, sequence in enumerate(trace.result.sequences):
+            for span in sequence.spans:
+                yield Step(rollout, trace, index, span, sampling[span.step_number])

@@ -7,15 +7,43 @@ written has no newline at its end, or (after a power loss) is no JSON.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from atropos_agent.errors import RecordError
+from atropos_agent.errors import RecordError, RunDirectoryError
 from atropos_agent.record.jsonl import decode_line
 from atropos_agent.trajectory import Json
 
 BLOCK_BYTES = 1 << 16
+
+_NO_SPACE = "free some space, then resume the run: what it holds is intact"
+_NO_RIGHT = "choose a directory that you can write to"
+_NO_FOLDER = "choose another path: something that is no directory is in the way"
+_NEXT_ACTS = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EFBIG: _NO_SPACE,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+}
+
+
+@contextlib.contextmanager
+def named(path: Path, what: str) -> Iterator[None]:
+    """Turn a failure of the file system into a RunDirectoryError that names `path`, cause and next act."""
+    try:
+        yield
+    except RunDirectoryError:
+        raise
+    except OSError as error:
+        act = _NEXT_ACTS.get(error.errno or 0, "check the disk, then resume the run: what it holds is intact")
+        raise RunDirectoryError(f"{path} {what}: {error.strerror or error}; {act}") from error
 
 
 def append_line(path: Path, line: bytes) -> None:
@@ -58,32 +86,44 @@ def cut_torn_end(path: Path) -> int:
         os.close(fd)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Json]]:
-    """The object on each whole line. Raises RecordError naming the line, OSError."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                value = decode_line(line)
-            except RecordError as error:
-                raise RecordError(f"line {number}: {error}") from error
-            yield value
+def read_lines(file: BinaryIO) -> Iterator[dict[str, Json]]:
+    """The object on each whole line of an open file. Raises RecordError naming the line, OSError."""
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            value = decode_line(line)
+        except RecordError as error:
+            raise RecordError(f"line {number}: {error}") from error
+        yield value
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` in one step when the block ends: a crash leaves the old content
+    or the new, and at most `unfinished(path)`. Raises OSError."""
+    beside = unfinished(path)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except Exception:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """The file beside `path` that `replacing` writes first."""
+    return path.with_name(f".{path.name}.new")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Replace `path` with `text` in one step: a crash leaves the old content or the new. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def sync_directory(path: Path) -> None:

@@ -13,22 +13,23 @@ from atropos_agent.trajectory import Json, Logprobs
 
 MAX_DEPTH = 64
 INTEGERS = range(-(2**63), 2**63)
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
-def encode_line(value: Mapping[str, Json]) -> bytes:
-    """`value` as one line of UTF-8 JSON, newline included. A lone surrogate, which UTF-8 cannot hold,
-    becomes U+FFFD. Raises RecordError for what JSON cannot hold."""
+def encode_line(value: Mapping[str, object]) -> bytes:
+    """`value`, JSON with numpy arrays for lists of numbers, as one line of UTF-8, newline included. A lone
+    surrogate, which UTF-8 cannot hold, becomes U+FFFD. Raises RecordError for what JSON cannot hold."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(value, option=_OPTIONS)
     except TypeError:
         pass
     try:
-        return orjson.dumps(_encodable(value), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(_encodable(value), option=_OPTIONS)
     except (TypeError, RecursionError) as error:
         raise RecordError(f"cannot be written as JSON: {error}") from error
 
 
-def _encodable(value: Json) -> Json:
+def _encodable(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, Mapping):

@@ -22,11 +22,13 @@ import numpy as np
 import yaml
 
 from atropos_agent.errors import RecordError, RunDirectoryError
+from atropos_agent.export import Rules
+from atropos_agent.record import GroupRecord, read_groups, read_manifest
 from atropos_agent.record.durable import write_whole
 from atropos_agent.record.jsonl import decode_line, encode_line, short_floats
-from atropos_agent.record.rundir import LOGPROB_CHECK, GroupRecord, read_groups, read_manifest
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.sinks.summary import RunSummary, summary_of
-from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData, text_of
+from atropos_agent.trajectory import AgentStep, Json, Rollout, SequenceData, Trace, text_of
 
 REPORT = "report.html"
 PACKAGE = "atropos_agent.sinks"
@@ -100,13 +102,14 @@ def _survey(run_path: Path, most: int) -> _Survey:
                 kinds[_kind(rollout)].append((number, index))
             yield record
 
-    summary = summary_of(watched())
+    summary = summary_of(watched(), Rules.recorded(run_path))
     return _Survey(summary, frozenset(_in_turn([kinds[kind] for kind in sorted(kinds)], most)))
 
 
 def _kind(rollout: Rollout) -> tuple[str, str]:
-    score = "" if rollout.score is None else f"{rollout.score:.1f}"
-    return rollout.result.stop_reason.value, score
+    """Stop reason and score; those of all traces where there are several."""
+    scores = ["" if trace.score is None else f"{trace.score:.1f}" for trace in rollout.traces]
+    return " ".join(trace.result.stop_reason.value for trace in rollout.traces), " ".join(scores)
 
 
 def _in_turn(queues: Sequence[deque[Place]], most: int) -> Iterator[Place]:
@@ -204,25 +207,28 @@ def _trajectories(
     run_path: Path, shown: frozenset[Place], decode: Decode | None
 ) -> Iterator[dict[str, Json]]:
     for number, record in enumerate(read_groups(run_path)):
-        scores = [rollout.score for rollout in record.rollouts]
         for index, rollout in enumerate(record.rollouts):
-            if (number, index) in shown:
+            for trace in rollout.traces if (number, index) in shown else ():
                 yield {
-                    **_trajectory(rollout, decode),
+                    **_trajectory(rollout, trace, decode),
                     "repetition": record.repetition,
                     "dropped": record.dropped,
-                    "group": scores,
+                    "group": [_score_of(other, trace.name) for other in record.rollouts],
                     "place": index,
                 }
 
 
-def _trajectory(rollout: Rollout, decode: Decode | None) -> dict[str, Json]:
-    result = rollout.result
+def _score_of(rollout: Rollout, name: str) -> float | None:
+    return next((trace.score for trace in rollout.traces if trace.name == name), None)
+
+
+def _trajectory(rollout: Rollout, trace: Trace, decode: Decode | None) -> dict[str, Json]:
+    result = trace.result
     return {
-        "id": rollout.id,
+        "id": rollout.id if len(rollout.traces) == 1 else f"{rollout.id} {trace.name}",
         "item": rollout.item_id,
-        "score": rollout.score,
-        "parts": dict(rollout.parts),
+        "score": trace.score,
+        "parts": dict(trace.parts),
         "stop": result.stop_reason.value,
         "error": result.error,
         "error_type": result.error_type,
@@ -267,7 +273,7 @@ def _segments(step: AgentStep) -> list[list[Json]]:
     text = step.assistant_message
     closed = text.find("</think>")
     start = closed + len("</think>") if closed >= 0 else 0
-    found: list[tuple[str, str]] = [("reasoning", text[:start])] if start else []
+    found: list[tuple[str, str]] = [("reasoning", step.completion.reasoning), ("reasoning", text[:start])]
     for call in sorted(step.tool_calls, key=lambda call: call.span):
         first, last = call.span
         if start <= first < last <= len(text):

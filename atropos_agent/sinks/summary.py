@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from atropos_agent.export import sequences_left_out
-from atropos_agent.record.rundir import GroupRecord, read_groups
-from atropos_agent.trajectory import Rollout
-
-ZERO_VARIANCE = "zero_variance"
-"""The one reason to drop a group that is no error: all its rewards are equal, and that was not wanted."""
+from atropos_agent.errors import RecordError
+from atropos_agent.export import Rules, is_mixed, rows_of, sequences_left_out, trainable
+from atropos_agent.record import GroupRecord, read_groups
+from atropos_agent.trajectory import AgentResult, Rollout
 
 
 @dataclass(slots=True, eq=False)
 class RunSummary:
     """Counts over all recorded groups. Tokens are sampled tokens; times are seconds since the epoch.
 
-    `mixed_groups` have at least two different scores; `groups_without_data` give a trainer nothing for an
-    error of theirs; `steps_by_provenance` and `logprobs` tell how much of
-    the record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
+    Where several agents took part in a rollout, `tokens` and `turns` are those of all of them, and `scores`
+    and `stop_reasons` count each trainable one. `mixed_groups` have at least two different scores;
+    `groups_without_data` give a trainer no row. `steps_by_provenance` and `logprobs` tell how much of the
+    record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
     training sequences that begin where history was rewritten, by kind; `sequences_left_out` those of
     rollouts with several that no group delivers.
     """
@@ -74,18 +73,19 @@ class RunSummary:
 
 def summarise(run_path: Path | str) -> RunSummary:
     """The numbers of the run at `run_path`. Raises RunDirectoryError."""
-    return summary_of(read_groups(run_path))
+    return summary_of(read_groups(run_path), Rules.recorded(run_path))
 
 
-def summary_of(groups: Iterable[GroupRecord]) -> RunSummary:
-    """The numbers of `groups`, which are gone through once."""
+def summary_of(groups: Iterable[GroupRecord], rules: Rules) -> RunSummary:
+    """The numbers of `groups`, which are gone through once; `rules` say what a trainer gets of them."""
     summary = RunSummary()
     for record in groups:
         summary.groups += 1
         summary.mixed_groups += is_mixed(record.rollouts)
-        summary.groups_without_data += record.group is None or record.dropped not in (None, ZERO_VARIANCE)
-        if record.group is not None:
-            summary.sequences_left_out += sequences_left_out(record.rollouts, record.group)
+        try:
+            summary.sequences_left_out += sequences_left_out(record.group, rows_of(record.group, rules))
+        except RecordError:
+            summary.groups_without_data += 1
         if record.dropped is not None:
             summary.dropped[record.dropped] += 1
         for rollout in record.rollouts:
@@ -93,26 +93,27 @@ def summary_of(groups: Iterable[GroupRecord]) -> RunSummary:
     return summary
 
 
-def is_mixed(rollouts: Sequence[Rollout]) -> bool:
-    """True where the scored rollouts do not all have the same score."""
-    return len({rollout.score for rollout in rollouts if rollout.score is not None}) > 1
-
-
 def _count(summary: RunSummary, rollout: Rollout) -> None:
-    result = rollout.result
+    results = [trace.result for trace in rollout.traces]
     summary.rollouts += 1
-    summary.tokens.append(result.total_tokens)
-    summary.turns.append(result.num_steps)
+    summary.tokens.append(sum(result.total_tokens for result in results))
+    summary.turns.append(sum(result.num_steps for result in results))
+    for trace in trainable(rollout):
+        summary.stop_reasons[trace.result.stop_reason.value] += 1
+        if trace.score is not None:
+            summary.scores.append(trace.score)
+    for result in results:
+        _count_result(summary, result)
+    _count_isolation(summary, rollout)
+    _count_time(summary, rollout)
+
+
+def _count_result(summary: RunSummary, result: AgentResult) -> None:
     summary.tool_calls += result.total_tool_calls
-    summary.stop_reasons[result.stop_reason.value] += 1
     summary.breaks.update(found.kind.value for found in result.breaks)
-    if rollout.score is not None:
-        summary.scores.append(rollout.score)
     if result.error_type is not None:
         summary.errors[result.error_type] += 1
-    _count_isolation(summary, rollout)
-    _count_steps(summary, rollout)
-    _count_time(summary, rollout)
+    _count_steps(summary, result)
 
 
 def _count_isolation(summary: RunSummary, rollout: Rollout) -> None:
@@ -122,15 +123,15 @@ def _count_isolation(summary: RunSummary, rollout: Rollout) -> None:
     summary.unsafe += rollout.isolation.get("unsafe") is True
 
 
-def _count_steps(summary: RunSummary, rollout: Rollout) -> None:
-    for step in rollout.result.steps:
+def _count_steps(summary: RunSummary, result: AgentResult) -> None:
+    for step in result.steps:
         summary.steps_by_provenance[(step.span or step.completion).provenance.value] += 1
         summary.parse_errors += len(step.parse_errors)
         if step.completion.model:
             summary.models[step.completion.model] += 1
-    for sequence in rollout.result.sequences:
-        summary.trained_tokens += int(sequence.mask.sum())
-        summary.logprobs += int((~np.isnan(sequence.logprobs[sequence.mask])).sum())
+    for sequence in result.sequences:
+        summary.trained_tokens += int(sequence.own_mask.sum())
+        summary.logprobs += int((~np.isnan(sequence.own_logprobs[sequence.own_mask])).sum())
 
 
 def _count_time(summary: RunSummary, rollout: Rollout) -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from atropos_agent.errors import AmbiguousTrajectory, RecordError
-from atropos_agent.export.atropos import check_group, scored_group, sequences_left_out
+from atropos_agent.export import Rules, rows_of, sequences_left_out
+from atropos_agent.export.atropos import check_group, scored_group
 from atropos_agent.trajectory import (
     LogprobMode,
     SamplingParams,
@@ -28,7 +29,7 @@ class AtroposBody(BaseModel):
     scores: list[float]
     advantages: list[list[float]] | None
     ref_logprobs: list[list[float]] | None
-    messages: list[list[dict[str, str]]] | None
+    messages: list[list[dict]] | None
     generation_params: dict | None
     inference_logprobs: list[list[float]] | None = None
     group_overrides: dict | None
@@ -107,8 +108,8 @@ def test_a_dropped_branch_still_counts_in_the_baseline():
 @pytest.mark.parametrize(("on_branch", "left_out"), [("last", 2), ("drop", 3)])
 def test_the_sequences_that_no_row_holds_are_counted(on_branch, left_out):
     branched = group_of(a_rollout(0, 1.0, sequences=3), a_rollout(1, 0.0), a_rollout(2, None, sequences=2))
-    group = scored_group(branched, on_branch=on_branch)
-    assert sequences_left_out(branched.rollouts, group) == left_out
+    rows = rows_of(branched, Rules(on_branch))
+    assert sequences_left_out(branched, rows) == left_out
 
 
 def test_a_truncated_rollout_keeps_its_score_and_loses_its_loss():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.record import read_groups
 from tests.gguf_f32 import write_f32
 from tests.token_truth.real_servers import SHIPPED_GGUF, serving
 
@@ -79,10 +79,10 @@ def test_one_wrong_logprob_of_thousands_is_found_where_it_is(run, python):
     *before, last = (run / "groups.jsonl").read_text().splitlines()
     record = json.loads(last)
     rollout = record["rollouts"][3]
-    sequence = rollout["sequences"][0]
-    (before_it, _), (place, _), *_ = sequence["logprobs"]["at"]
-    first_turn = sequence["logprobs"]["at"][0][1] - before_it
-    sequence["logprobs"]["values"][first_turn] -= 5.0
+    sequence = rollout["traces"][0]["result"]["sequences"][0]
+    (before_it, _), (place, _), *_ = sequence["own_logprobs"]["at"]
+    first_turn = sequence["own_logprobs"]["at"][0][1] - before_it
+    sequence["own_logprobs"]["values"][first_turn] -= 5.0
     (run / "groups.jsonl").write_text("\n".join([*before, json.dumps(record)]) + "\n")
     said = typed(
         python, "check-logprobs", str(run), "--model", str(EMBEDDED_MODEL), "--max", "1", cwd=run, code=1

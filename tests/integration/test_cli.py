@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.export import scored_groups
+from atropos_agent.record import read_groups
 from tests.fake_server_process import serving
 from tests.tokenizers_for_tests import tokenizer_for
 
@@ -120,7 +121,7 @@ def test_collect_writes_a_run_and_never_overwrites_one(tmp_path):
     for name in ("quickstart", "quickstart-2"):
         done = cli("collect", QUICKSTART, *SMALL, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"runs/{name}/groups.jsonl" in done.stdout
+        assert f"runs/{name}/report.html" in done.stdout
         records = list(read_groups(tmp_path / "runs" / name))
         assert [len(record.rollouts) for record in records] == [2, 2]
         assert {path.name for path in (tmp_path / "runs" / name).iterdir()} >= {
@@ -138,8 +139,8 @@ def test_unsafe_settings_are_warned_of_and_other_temperatures_keep_their_logprob
     assert done.returncode == 0, done.stderr
     assert "UNSAFE" in done.stderr
     assert "sampling distribution" not in " ".join(done.stderr.split())
+    assert all("inference_logprobs" in group for group in scored_groups(tmp_path / "runs" / "quickstart"))
     (record, *_) = read_groups(tmp_path / "runs" / "quickstart")
-    assert "inference_logprobs" in record.group
     assert record.rollouts[0].isolation["unsafe"] is True
 
 
@@ -154,5 +155,5 @@ def test_raw_logprobs_of_another_distribution_are_warned_of_and_left_out(tmp_pat
         done = cli("collect", QUICKSTART, *SMALL, *server, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not those of the sampling distribution" in " ".join(done.stderr.split())
-    (record,) = read_groups(tmp_path / "runs" / "quickstart")
-    assert "inference_logprobs" not in record.group
+    (group,) = scored_groups(tmp_path / "runs" / "quickstart")
+    assert "inference_logprobs" not in group

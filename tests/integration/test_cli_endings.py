@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.record import read_groups
 from tests.fake_server_process import fake_server
 
 COMMAND = str(Path(sys.executable).with_name("atropos-agent"))

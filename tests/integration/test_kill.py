@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from atropos_agent.record.rundir import read_groups
+from atropos_agent.record import read_groups
 from tests.processes import descendants, wait_until_gone
 
 pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")

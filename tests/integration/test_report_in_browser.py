@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record import RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.sinks.report import write_report
 from tests.sinks.test_report import HOSTILE, Page, a_check, hostile_group
 
@@ -43,7 +44,7 @@ class Texts(Page):
 @pytest.mark.parametrize("tab", ["", "/tokens"])
 def test_planted_markup_is_shown_and_does_not_run(tmp_path, tab):
     with RunDir.create(tmp_path / "run", {}) as run:
-        run.add_group(hostile_group(), None)
+        run.add_group(hostile_group())
     (tmp_path / "run" / LOGPROB_CHECK).write_text(json.dumps(a_check()))
     report = write_report(tmp_path / "run", decode=lambda ids: [HOSTILE] * len(ids))
     command = [

@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 from atropos_agent.collect import Collector
 from atropos_agent.config import AgentConfig, CollectConfig, SandboxConfig
 from atropos_agent.dialects.hermes import HERMES_MARKS
+from atropos_agent.export import scored_group
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.embedded import start_embedded_server
-from atropos_agent.record.rundir import GroupRecord, RunDir, read_groups
+from atropos_agent.record import GroupRecord, RunDir, read_groups
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import BreakKind, Rollout
 from atropos_environments.terminal_tasks import TerminalTasks, TerminalTasksConfig
@@ -125,7 +126,7 @@ def test_each_prompt_is_the_templates_own_rendering(recorded):
 
 def test_the_row_of_a_rollout_is_its_last_sequence(recorded):
     for record in recorded[0]:
-        assert record.group is not None
+        group = scored_group(record.group, on_branch="last")
         last = {rollout.id: rollout.result.sequences[-1].tokens for rollout in record.rollouts}
-        for tokens, override in zip(record.group["tokens"], record.group["overrides"], strict=True):
+        for tokens, override in zip(group["tokens"], group["overrides"] or (), strict=True):
             assert tokens == last[override["managed_metadata"]["rollout_id"]]

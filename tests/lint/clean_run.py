@@ -6,10 +6,9 @@ from pathlib import Path
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
-from atropos_agent.export import scored_group
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeReply
 from atropos_agent.toolset import ToolRegistry, ToolSchema
@@ -73,4 +72,4 @@ async def write_clean_run(
                     Rollout(name, f"item{number}", index, (Trace(result, score=float(index % 2)),))
                 )
             group = RolloutGroup(f"item{number}", 0, tuple(rollouts))
-            run.add_group(group, scored_group(group))
+            run.add_group(group)

@@ -4,9 +4,12 @@ import pytest
 from typer.testing import CliRunner
 
 from atropos_agent.cli import app
+from atropos_agent.export import Rules
+from atropos_agent.lint import sources
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from tests.lint.clean_run import shipped_renderer, write_clean_run
+from tests.rollouts import a_rollout, group_of
 
 IDS = list(range(50, 90))
 GROUP = {
@@ -39,7 +42,7 @@ async def test_the_unfinished_groups_of_a_run_are_checked_too(tmp_path):
     record = json.loads(line)
     pending = {key: record[key] for key in ("schema", "item_id", "repetition")}
     rollouts = [{**pending, "rollout": rollout} for rollout in record["rollouts"][:2]]
-    rollouts[1]["rollout"]["sequences"][0]["token_ids"][3] = -7
+    rollouts[1]["rollout"]["traces"][0]["result"]["sequences"][0]["own_ids"][3] = -7
     write(tmp_path / "run" / "pending" / "item.0.jsonl", *rollouts)
     done = lint(tmp_path / "run", "--json")
     (found,) = map(json.loads, done.stdout.splitlines())
@@ -101,3 +104,20 @@ def test_a_wrong_tokenizer_is_exit_2_and_named(tmp_path):
 def test_a_run_that_has_recorded_nothing_is_clean(tmp_path):
     RunDir.create(tmp_path / "run", {}).close()
     assert lint(tmp_path / "run").exit_code == 0
+
+
+def test_a_log_alone_is_checked_by_the_rules_of_its_run(tmp_path):
+    with RunDir.create(tmp_path / "run", {"config": {"env": {"on_branch": "last"}}}) as run:
+        run.add_group(group_of(a_rollout(0, 1.0), a_rollout(1, 0.0)))
+    (source,) = sources(tmp_path / "run" / "groups.jsonl")
+    assert source.rules == Rules("last")
+    (foreign,) = sources(write(tmp_path / "a.jsonl", GROUP))
+    assert foreign.rules == Rules()
+
+
+def test_a_sealed_run_is_named_by_its_segment(tmp_path):
+    with RunDir.create(tmp_path / "run", {}) as run:
+        run.add_group(group_of(a_rollout(0, 1.0), a_rollout(1, 0.0)))
+        run.seal()
+    done = lint(tmp_path / "run")
+    assert "segments/000000000000.parquet:1: " in done.stdout

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atropos_agent.export import scored_groups
 from atropos_agent.lint import CODES, Linter, Source, Vocabulary
-from atropos_agent.record.schema import SCHEMA_VERSION
+from atropos_agent.record.codec import SCHEMA_VERSION
 from tests.lint.clean_run import write_clean_run
 from tests.lint.plants import PLANTS, RENDERER, ROW, ROW_COLUMNS, STOP
 
@@ -25,7 +26,9 @@ HOST = 4
 def records(tmp_path_factory):
     path = tmp_path_factory.mktemp("clean") / "run"
     asyncio.run(write_clean_run(path, GROUPS, RENDERER))
-    return [orjson.loads(line) for line in (path / "groups.jsonl").read_bytes().splitlines()]
+    lines = (path / "groups.jsonl").read_bytes().splitlines()
+    stored = zip(lines, scored_groups(path), strict=True)
+    return [orjson.loads(line) | {"group": group} for line, group in stored]  # as schemas 1 and 2 did
 
 
 def found_in(path, lines, known=None):
@@ -60,13 +63,17 @@ def test_all_defects_in_one_file_are_found_at_their_lines(records, tmp_path):
 RECORD_ROW = 3
 
 
+def result_of(record, row=RECORD_ROW):
+    return record["rollouts"][row]["traces"][0]["result"]
+
+
 def newer_schema(record):
     record["schema"] = SCHEMA_VERSION + 1
     return [("schema-newer", None, None)]
 
 
 def unreadable_rollout(record):
-    del record["rollouts"][RECORD_ROW]["score"]
+    del record["rollouts"][RECORD_ROW]["id"]
     return [("record-malformed", RECORD_ROW, None)]
 
 
@@ -76,39 +83,39 @@ def another_score(record):
 
 
 def another_mask(record):
-    at = record["rollouts"][RECORD_ROW]["sequences"][0]["mask"][0][0] + 3
+    at = result_of(record)["sequences"][0]["own_mask"][0][0] + 3
     record["group"]["masks"][RECORD_ROW][at] = -100
     return [("group-record-mismatch", RECORD_ROW, at)]
 
 
 def other_tokens(record):
-    record["rollouts"][RECORD_ROW]["sequences"][0]["token_ids"][5] += 1
+    result_of(record)["sequences"][0]["own_ids"][5] += 1
     return [("group-record-mismatch", RECORD_ROW, 5)]
 
 
 def a_row_of_no_rollout(record):
     record["group"]["overrides"][RECORD_ROW]["managed_metadata"]["rollout_id"] = "nobody"
-    record["rollouts"][RECORD_ROW]["sequences"] = []
-    for step in record["rollouts"][RECORD_ROW]["steps"]:
+    result_of(record)["sequences"] = []
+    for step in result_of(record)["steps"]:
         step["sequence_index"] = step["span"] = None
         step["completion"]["token_ids"] = step["completion"]["logprobs"] = None
     return [("group-record-mismatch", RECORD_ROW, None)]
 
 
 def retokenized_in_the_record(record):
-    span = record["rollouts"][RECORD_ROW]["sequences"][0]["spans"][0]
+    span = result_of(record)["sequences"][0]["spans"][0]
     span["provenance"] = "retokenized"
     return [("retokenized-with-logprobs", RECORD_ROW, span["start"])]
 
 
 def span_too_short(record):
-    span = record["rollouts"][RECORD_ROW]["sequences"][0]["spans"][1]
+    span = result_of(record)["sequences"][0]["spans"][1]
     span["end"] -= 1
     return [("span-mismatch", RECORD_ROW, span["end"])]
 
 
 def broken_history(record):
-    sequences = record["rollouts"][RECORD_ROW]["sequences"]
+    sequences = result_of(record)["sequences"]
     sequences.append(copy.deepcopy(sequences[0]))
     return [("prefix-break", RECORD_ROW, None)]
 
@@ -120,11 +127,12 @@ def no_group_of_rows(record):
 
 
 def doubled_end_of_turn_in_a_failed_rollout(record):
-    """Nothing of it is in the group; its sequence is checked all the same."""
-    record["group"] = None
-    sequence = record["rollouts"][0]["sequences"][0]
-    start, _ = sequence["mask"][0]
-    sequence["token_ids"][start - 5 : start - 3] = [STOP, STOP]
+    """It is in no group; its sequence is checked all the same."""
+    del record["group"]
+    del record["rollouts"][0]["traces"][0]["score"]
+    sequence = result_of(record, 0)["sequences"][0]
+    start, _ = sequence["own_mask"][0]
+    sequence["own_ids"][start - 5 : start - 3] = [STOP, STOP]
     record["rollouts"] = [record["rollouts"][0]]
     return [("end-of-turn-doubled", 0, start - 4)]
 
@@ -150,6 +158,13 @@ def test_a_defect_of_our_own_record_is_found_where_it_is_and_nothing_else(plant,
     expected = plant(lines[HOST])
     found = found_in(tmp_path / "groups.jsonl", lines)
     assert sorted(found, key=str) == sorted(((HOST + 1, *place) for place in expected), key=str)
+
+
+@pytest.mark.parametrize("plant", [retokenized_in_the_record, span_too_short, broken_history])
+def test_a_defect_of_a_record_without_a_stored_group_is_found(plant, records, tmp_path):
+    lines = [{key: value for key, value in line.items() if key != "group"} for line in copy.deepcopy(records)]
+    (expected,) = plant(lines[HOST])
+    assert (HOST + 1, *expected) in found_in(tmp_path / "groups.jsonl", lines)
 
 
 def test_a_group_recorded_twice_is_found_with_all_its_trajectories(records, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from atropos_agent.logprob_check import LogprobCheck, check_run
 from atropos_agent.logprob_check.distribution import histogram
 from atropos_agent.logprob_check.recorded import Skipped
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
@@ -73,7 +73,7 @@ def changed(rollout: Rollout, **places: float) -> Rollout:
 
 def checked(path, teacher, *rollouts: Rollout) -> LogprobCheck:
     with RunDir.create(path / "run", {}) as run:
-        run.add_group(RolloutGroup("item", 0, rollouts), None)
+        run.add_group(RolloutGroup("item", 0, rollouts))
     return asyncio.run(check_run(path / "run", teacher))
 
 

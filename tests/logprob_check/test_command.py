@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from atropos_agent.cli import app
 from atropos_agent.policy.protocol import Wire
-from atropos_agent.record.rundir import RunDir
+from atropos_agent.record import RunDir
 from atropos_agent.testing import FakeServer
 from atropos_agent.testing.fake_policy import fake_logprobs
 from atropos_agent.testing.fake_scores import Scoring
@@ -49,7 +49,7 @@ def a_run(path, *, moved_by: float) -> str:
     rollouts = [a_rollout(index, logprobs=tuple(true.tolist())) for index in range(4)]
     rollouts[2] = a_rollout(2, logprobs=(float(true[0]), float(true[1]) + moved_by))
     with RunDir.create(path, {"config": {"environment": "terminal_tasks"}}) as run:
-        run.add_group(group_of(*(replace(rollout, item_id="item") for rollout in rollouts)), None)
+        run.add_group(group_of(*(replace(rollout, item_id="item") for rollout in rollouts)))
     return str(path)
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -8,23 +9,24 @@ from hypothesis import given, settings
 from atropos_agent.errors import RecordError
 from atropos_agent.record.codec import rollout_from_json, rollout_to_json
 from atropos_agent.record.jsonl import decode_line, encode_line, free_json, short_floats
+from atropos_agent.record.unknown import unknown_in, with_unknown
 from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
-    Break,
-    BreakKind,
     Completion,
     LogprobMode,
     LogprobProvenance,
     Provenance,
     Rollout,
     SequenceData,
+    Spent,
     StepSpan,
     StopReason,
     ToolCall,
     Trace,
+    branch_of,
 )
-from tests.rollouts import ANY_SPEED, a_rollout, plain, rollouts
+from tests.rollouts import ANY_SPEED, NAN, a_rollout, plain, rollouts, with_result
 
 
 @settings(ANY_SPEED, max_examples=150)
@@ -80,12 +82,23 @@ def test_the_size_is_linear_in_the_turns():
     assert large < 4.5 * small
 
 
-@pytest.mark.parametrize("field", ["score", "duration_s"])
+FAILED = AgentResult(True, "", StopReason.FINAL_ANSWER)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_refused_by_name(field, value):
-    rollout = Rollout("r", "i", 0, (Trace(AgentResult(True, "", StopReason.FINAL_ANSWER)),), **{field: value})
-    with pytest.raises(RecordError, match=field):
-        rollout_to_json(rollout)
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("score", lambda value: {"traces": (Trace(FAILED, score=value),)}),
+        ("parts.a", lambda value: {"traces": (Trace(FAILED, parts={"a": value}),)}),
+        ("step_rewards", lambda value: {"traces": (Trace(FAILED, step_rewards=(None, value)),)}),
+        ("server_s", lambda value: {"traces": (Trace(replace(FAILED, spent=Spent(value))),)}),
+        ("duration_s", lambda value: {"duration_s": value}),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_by_name(name, changed, value):
+    with pytest.raises(RecordError, match=name):
+        rollout_to_json(replace(Rollout("r", "i", 0, (Trace(FAILED),)), **changed(value)))
 
 
 def test_what_a_policy_makes_up_is_always_recorded():
@@ -118,39 +131,133 @@ def test_free_json_keeps_what_json_can_hold():
     assert free_json(value) == value
 
 
+def a_record() -> dict:
+    return orjson.loads(encode_line(rollout_to_json(tracked(1))))
+
+
+def result_of(record) -> dict:
+    return record["traces"][0]["result"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
-    [
-        ({"stop_reason": "bored"}, "stop_reason"),
-        ({"unheard_of": 1}, "unheard_of"),
-        ({"score": "high"}, "score"),
-    ],
+    [({"stop_reason": "bored"}, "stop_reason"), ({"total_tokens": "many"}, "total_tokens")],
 )
 def test_a_wrong_field_is_named(change, named):
-    record = orjson.loads(encode_line(rollout_to_json(tracked(1))))
+    record = a_record()
+    result_of(record).update(change)
     with pytest.raises(RecordError, match=named):
-        rollout_from_json(record | change)
+        rollout_from_json(record)
 
 
 def test_a_missing_field_is_named():
-    record = dict(rollout_to_json(tracked(1)))
-    del record["steps"]
-    with pytest.raises(RecordError, match="steps"):
+    record = a_record()
+    del result_of(record)["stop_reason"]
+    with pytest.raises(RecordError, match=r"traces.0.result.stop_reason"):
         rollout_from_json(record)
 
 
-def test_a_record_of_schema_1_has_no_breaks():
-    record = dict(rollout_to_json(a_rollout(sequences=2)))
-    assert rollout_from_json(record).result.breaks == (Break(2, BreakKind.TEMPLATE),)
-    del record["breaks"]
-    assert rollout_from_json(record).result.breaks == ()
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "narrator", "content": "x"},
+        {"role": "tool", "content": "x"},
+        {"role": "user", "content": [{"type": "sound", "url": "x"}]},
+        {"role": "assistant", "content": "x", "tool_calls": [{"id": "1", "type": "function"}]},
+    ],
+)
+def test_a_message_of_no_known_form_is_refused(message):
+    record = a_record()
+    result_of(record)["prompt_messages"] = [message]
+    with pytest.raises(RecordError, match="prompt_messages"):
+        rollout_from_json(record)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool", "content": "42", "tool_call_id": "c1"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:a.png"}}]},
+    ],
+)
+def test_an_opening_with_a_tool_message_or_parts_is_written_and_read(message):
+    rollout = with_result(a_rollout(), prompt_messages=(message,))
+    assert rollout_from_json(rollout_to_json(rollout)).result.prompt_messages == (message,)
+
+
+def test_a_cancelled_rollout_has_its_record():
+    cancelled = with_result(a_rollout(score=None), stop_reason=StopReason.CANCELLED)
+    assert plain(rollout_from_json(rollout_to_json(cancelled))) == plain(cancelled)
 
 
 def test_a_run_outside_its_sequence_is_refused():
-    record = orjson.loads(encode_line(rollout_to_json(tracked(1))))
-    record["sequences"][0]["mask"] = [[0, 51]]
+    record = a_record()
+    result_of(record)["sequences"][0]["own_mask"] = [[0, 51]]
     with pytest.raises(RecordError, match="51"):
         rollout_from_json(record)
+
+
+def test_a_parent_that_stands_behind_its_branch_is_refused():
+    record = a_record()
+    result_of(record)["sequences"][0]["parent"] = 0
+    with pytest.raises(RecordError, match="parent 0"):
+        rollout_from_json(record)
+
+
+def a_context(length: int) -> SequenceData:
+    nothing = np.full(length, NAN, np.float32)
+    return SequenceData(np.arange(length, dtype=np.int32), np.zeros(length, np.bool_), nothing)
+
+
+def test_a_branch_costs_its_own_tokens_and_no_more():
+    parent = a_context(5000)
+    ids = np.append(parent.token_ids, np.int32(7))
+    span = StepSpan(1, 5000, 5001, Provenance.SAMPLED, LogprobProvenance.ABSENT, LogprobMode.UNKNOWN)
+    sampled = np.append(parent.mask, True)
+    branch = branch_of(parent, ids, sampled, np.full(5001, NAN, np.float32), (span,))
+    one, two = (
+        len(encode_line(rollout_to_json(with_result(a_rollout(), steps=(), sequences=held))))
+        for held in ((parent,), (parent, branch))
+    )
+    assert two - one < 500
+
+
+def test_a_branch_of_a_sequence_that_is_not_recorded_is_written_whole():
+    parent = a_context(9)
+    branch = branch_of(parent, parent.token_ids, parent.mask, parent.logprobs, ())
+    assert branch.parent is parent
+    read = rollout_from_json(rollout_to_json(with_result(a_rollout(), steps=(), sequences=(branch,))))
+    assert read.result.sequences[0].tokens == list(range(9))
+
+
+def test_a_side_array_of_objects_is_refused():
+    sequence = replace(a_rollout().result.sequences[0], side={"notes": np.array([None] * 4)})
+    with pytest.raises(RecordError, match="side array"):
+        rollout_to_json(with_result(a_rollout(), sequences=(sequence,)))
+
+
+UNKNOWN = {"added later": [1, {"a": None}]}
+
+
+def test_what_is_not_known_survives_reading_and_writing():
+    record = a_record()
+    result = result_of(record)
+    step = result["steps"][0]
+    for level in (record, record["traces"][0], result, step, step["completion"], step["span"]):
+        level.update(UNKNOWN)
+    result["sequences"][0].update(UNKNOWN)
+    written = decode_line(encode_line(rollout_to_json(rollout_from_json(record))))
+    assert written != record
+    assert with_unknown(written, unknown_in(record, written)) == record
+
+
+@settings(ANY_SPEED, max_examples=30)
+@given(rollouts())
+def test_nothing_is_unknown_in_what_was_just_written(rollout):
+    record = decode_line(encode_line(rollout_to_json(rollout)))
+    again = decode_line(encode_line(rollout_to_json(rollout_from_json(record))))
+    assert again == record
+    assert not unknown_in(record, again)
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b"\x00\x00", b'"text"'])

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from atropos_agent.errors import RunDirectoryError
-from atropos_agent.record.rundir import LOGPROB_CHECK, RunDir
+from atropos_agent.record import RunDir
+from atropos_agent.record.rundir import LOGPROB_CHECK
 from atropos_agent.sinks.report import visible_pieces, write_report
 from atropos_agent.trajectory import (
     Blame,
@@ -71,7 +72,7 @@ def a_step(rollout, **changes):
 def written(path, *groups: RolloutGroup, **options) -> Page:
     with RunDir.create(path, {"config": {"note": HOSTILE}}) as run:
         for group in groups:
-            run.add_group(group, None)
+            run.add_group(group)
     return Page(write_report(path, **options).read_text("utf-8"))
 
 
@@ -254,3 +255,30 @@ def test_broken_utf8_is_shown_by_its_bytes():
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunDirectoryError, match="no run"):
         write_report(tmp_path)
+
+
+def test_each_trace_of_a_rollout_is_shown(tmp_path):
+    rollout = a_rollout()
+    helper = replace(rollout.trace, name="helper", score=0.25)
+    both = replace(rollout, traces=(rollout.trace, helper))
+    page = written(tmp_path / "run", RolloutGroup("item", 0, (both, a_rollout(1, 0.0))))
+    shown = [(t["id"], t["score"], t["group"]) for t in page.data["trajectories"]]
+    assert sorted(shown, key=str) == [
+        ("r0 agent", 1.0, [1.0, 0.0]),
+        ("r0 helper", 0.25, [0.25, None]),
+        ("r1", 0.0, [1.0, 0.0]),
+    ]
+
+
+def test_reasoning_that_the_server_kept_apart_is_shown(tmp_path):
+    rollout = a_step(a_rollout(), completion=Completion("said", reasoning="because"))
+    page = written(tmp_path / "run", RolloutGroup("item", 0, (rollout,)))
+    segments = page.data["trajectories"][0]["steps"][0]["segments"]
+    assert segments == [["reasoning", "because"], ["text", "said"]]
+
+
+def test_a_sealed_run_has_the_same_report(tmp_path):
+    live = written(tmp_path / "run", RolloutGroup("item", 0, (a_rollout(), a_rollout(1, 0.0))))
+    with RunDir.open(tmp_path / "run") as run:
+        run.seal()
+    assert Page(write_report(tmp_path / "run").read_text("utf-8")).data == live.data

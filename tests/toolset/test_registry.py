@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atropos_agent.dialects.hermes import tool_definitions_json
 from atropos_agent.errors import SandboxError, SandboxLost, ToolError
 from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema, bound_text
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
@@ -72,7 +73,7 @@ def test_the_openai_schema_has_properties_and_required():
 def test_the_prompt_definitions_are_the_hermes_shape():
     short = ToolSchema.of("terminal", "Run — it.", {"command": {"type": "string"}}, ("command",))
     registry = ToolRegistry([FakeTool(schema=short), FakeTool()])
-    text = registry.get_prompt_tool_definitions_json()
+    text = tool_definitions_json(registry.get_schemas())
     assert text.startswith(
         '[{"name": "terminal", "description": "Run — it.", "parameters": {"type": "object", "properties": '
         '{"command": {"type": "string"}}, "required": ["command"]}, "required": null}, {"name": "echo"'
@@ -80,7 +81,7 @@ def test_the_prompt_definitions_are_the_hermes_shape():
     assert [list(entry) for entry in json.loads(text)] == [
         ["name", "description", "parameters", "required"]
     ] * 2
-    assert ToolRegistry().get_prompt_tool_definitions_json() == "[]"
+    assert tool_definitions_json(()) == "[]"
 
 
 def test_the_prompt_description_says_what_each_argument_is():
@@ -242,7 +243,8 @@ def tools(**flags: bool) -> FakeTool:
 def test_calls_run_side_by_side_only_where_all_their_tools_say_so():
     registry = ToolRegistry([tools(), tools(parallel=True)])
     safe, plain, unknown = call("parallel"), call("plain"), call("nothing")
-    assert registry.is_parallel([safe, safe, unknown])
+    assert registry.is_parallel([safe, safe])
+    assert not registry.is_parallel([safe, unknown])
     assert not registry.is_parallel([safe, plain])
     assert registry.is_parallel([])
 
@@ -258,5 +260,5 @@ def test_the_policy_is_not_told_what_is_parallel_or_external():
         ToolRegistry([FakeTool(schema=ToolSchema.of("t", "T.", {"a": {}}, parallel=flag, external=flag))])
         for flag in (False, True)
     )
-    assert plain.get_prompt_tool_definitions_json() == marked.get_prompt_tool_definitions_json()
+    assert tool_definitions_json(plain.get_schemas()) == tool_definitions_json(marked.get_schemas())
     assert plain.get_prompt_description() == marked.get_prompt_description()
