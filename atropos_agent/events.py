@@ -1,25 +1,47 @@
-"""The typed events of a run: pushed to one listener, numbered without gaps, free without a listener."""
+"""The typed events of a run: numbered without gaps, pushed to any number of listeners, free without one.
+
+A listener is a function or a coroutine function of one Event. A function is called at once. A coroutine
+function is fed from a buffer of its own, so a slow one never holds up the run. A listener that raises is
+logged once and dropped; the run and the other listeners go on.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
 from atropos_agent.trajectory import AgentResult, Json
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+BUFFERED_EVENTS = 256
+"""Events that wait for one asynchronous listener before adjacent deltas are merged."""
+DRAIN_S = 5.0
+"""How long the end of a run waits for asynchronous listeners."""
 
 
 class EventType(StrEnum):
     """What happened. `run.finished` comes exactly once, also after an error, a timeout or a cancel."""
 
     RUN_STARTED = "run.started"
+    TURN_STARTED = "turn.started"
     STEP_STARTED = "step.started"
+    COMPLETION_DELTA = "completion.delta"
     COMPLETION_FINISHED = "completion.finished"
+    THOUGHT = "thought"
+    TOOL_PERMISSION = "tool.permission"
     TOOL_STARTED = "tool.started"
+    TOOL_ACTIVITY = "tool.activity"
     TOOL_FINISHED = "tool.finished"
     STEP_FINISHED = "step.finished"
+    TURN_FINISHED = "turn.finished"
     RUN_FINISHED = "run.finished"
 
 
@@ -27,7 +49,8 @@ class EventType(StrEnum):
 class Event:
     """One event. `sequence` counts from 0 within the run; `timestamp` is Unix time in seconds.
 
-    `call_id` is set on tool events; `result` on `run.finished` (None after a cancel).
+    `call_id` is set on tool events; `result` on `run.finished`. A merged delta stands for the events from
+    `sequence` to `last_sequence`; on all others both are equal.
     """
 
     type: EventType
@@ -38,25 +61,30 @@ class Event:
     call_id: str | None = None
     data: Mapping[str, Json] = field(default_factory=dict[str, Json])
     result: AgentResult | None = None
+    last_sequence: int = -1
+
+    def __post_init__(self) -> None:
+        if self.last_sequence < 0:
+            object.__setattr__(self, "last_sequence", self.sequence)
 
 
-Listener: TypeAlias = Callable[[Event], None]
+Listener: TypeAlias = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 
 
 class Emitter:
-    """Numbers the events of one run and hands them to its listener, if there is one."""
+    """Numbers the events of one run and hands them to its listeners."""
 
-    __slots__ = ("_listener", "_run_id", "_sequence")
+    __slots__ = ("_run_id", "_sequence", "_sinks")
 
-    def __init__(self, run_id: str, listener: Listener | None) -> None:
+    def __init__(self, run_id: str, listeners: Sequence[Listener] = ()) -> None:
         self._run_id = run_id
-        self._listener = listener
         self._sequence = 0
+        self._sinks: list[_Direct | _Buffered] = [_sink(listener) for listener in listeners]
 
     @property
     def active(self) -> bool:
-        """True where somebody listens; guard the making of costly `data` with it."""
-        return self._listener is not None
+        """True where a listener is left; guard the making of costly `data` with it."""
+        return bool(self._sinks)
 
     def emit(
         self,
@@ -68,9 +96,103 @@ class Emitter:
         result: AgentResult | None = None,
     ) -> None:
         """Push one event; does nothing without a listener."""
-        if self._listener is None:
+        if not self._sinks:
             return
         number, self._sequence = self._sequence, self._sequence + 1
-        self._listener(
-            Event(type, self._run_id, number, time.time(), step_number, call_id, data or {}, result)
-        )
+        event = Event(type, self._run_id, number, time.time(), step_number, call_id, data or {}, result)
+        for sink in tuple(self._sinks):
+            if not sink.take(event):
+                self._sinks.remove(sink)
+
+    async def drain(self) -> None:
+        """Wait until the asynchronous listeners have had every event, for DRAIN_S seconds at most."""
+        waiting = [sink.task for sink in self._sinks if isinstance(sink, _Buffered) and sink.task is not None]
+        if not waiting:
+            return
+        _, late = await asyncio.wait(waiting, timeout=DRAIN_S)
+        for task in late:
+            logger.warning("run %s: a listener did not take all events within %g s", self._run_id, DRAIN_S)
+            task.cancel()
+
+
+def _sink(listener: Listener) -> _Direct | _Buffered:
+    called = listener if inspect.isroutine(listener) else getattr(listener, "__call__", listener)  # noqa: B004
+    return _Buffered(listener) if inspect.iscoroutinefunction(called) else _Direct(listener)
+
+
+class _Direct:
+    """A listener that is called at once."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def take(self, event: Event) -> bool:
+        """Hand over `event`; False where the listener raised and is to be dropped."""
+        try:
+            self._listener(event)
+        except Exception:
+            _log_dropped(self._listener, event)
+            return False
+        return True
+
+
+class _Buffered:
+    """A coroutine function, fed by a task that lives while events wait for it."""
+
+    __slots__ = ("_failed", "_listener", "_waiting", "task")
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._waiting: deque[Event] = deque()
+        self._failed = False
+        self.task: asyncio.Task[None] | None = None
+
+    def take(self, event: Event) -> bool:
+        """Put `event` into the buffer; False where the listener raised and is to be dropped."""
+        if self._failed:
+            return False
+        self._waiting.append(event)
+        if len(self._waiting) > BUFFERED_EVENTS:
+            self._waiting = _merged(self._waiting)
+        if self.task is None or self.task.done():
+            self.task = asyncio.get_running_loop().create_task(self._feed())
+        return True
+
+    async def _feed(self) -> None:
+        while self._waiting:
+            event = self._waiting.popleft()
+            try:
+                answer = self._listener(event)
+                if answer is not None:
+                    await answer
+            except Exception:
+                self._failed = True
+                self._waiting.clear()
+                _log_dropped(self._listener, event)
+
+
+def _merged(events: Sequence[Event]) -> deque[Event]:
+    """`events` with neighbouring deltas of one step joined. All other events are kept: their number is
+    bounded by the steps and calls of the run."""
+    merged: deque[Event] = deque()
+    for event in events:
+        before = merged[-1] if merged else None
+        if before is not None and _are_one_delta(before, event):
+            text = f"{before.data.get('text', '')}{event.data.get('text', '')}"
+            data = {**before.data, "text": text}
+            merged[-1] = replace(before, data=data, last_sequence=event.last_sequence)
+        else:
+            merged.append(event)
+    return merged
+
+
+def _are_one_delta(first: Event, second: Event) -> bool:
+    both = first.type is second.type is EventType.COMPLETION_DELTA
+    return both and first.step_number == second.step_number
+
+
+def _log_dropped(listener: Listener, event: Event) -> None:
+    name = getattr(listener, "__qualname__", type(listener).__name__)
+    logger.exception("listener %s raised on %s and gets no further events", name, event.type.value)

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.renderer import Renderer
 from scripts.bench_support.contenders import contenders
@@ -188,7 +189,7 @@ async def main() -> None:
     given = parser.parse_args()
     if not (given.tokenizer / "tokenizer.json").is_file():
         parser.error(f"no tokenizer.json in {given.tokenizer}; give a folder with --tokenizer")
-    renderer = Renderer.load(given.tokenizer)
+    renderer = Renderer.load(given.tokenizer, marks=HERMES_MARKS)
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     cells: list[Cell] = []
     for workload in QUICK if given.quick else FULL:

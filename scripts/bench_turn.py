@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atropos_agent.agent.tracker import Tracker, resolve_tokens
-from atropos_agent.dialects.hermes import result_to_xml
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call, result_to_xml
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import (
     Completion,
@@ -187,7 +186,7 @@ def main() -> None:
     cells: list[Measured] = []
     for name, template in templates.items():
         tokenizer.chat_template = template
-        renderer = Renderer(tokenizer)
+        renderer = Renderer(tokenizer, marks=HERMES_MARKS)
         for workload in (SHORT,) if given.quick else (SHORT, LONG):
             console.print(f"[dim]{name}, {workload.name} ...[/dim]")
             cell = Measured(name, workload, {}, [], {turn: [] for turn in turns}, [])

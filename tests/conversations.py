@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
+from atropos_agent.agent.history import History
 from hypothesis import strategies as st
 
 from atropos_agent.agent import AtroposAgent
-from atropos_agent.agent.history import History
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy
@@ -81,7 +81,7 @@ def check_rollout(renderer: Renderer, stop_id: int, kinds: Sequence[str], *, his
 
 
 async def _rollout(renderer, stop_id, scripts, history) -> tuple[AgentResult, list[str]]:
-    async def look(call):
+    async def look(call, context):
         return ToolResult(success=True, output="page 3")
 
     policy = FakePolicy(scripts, renderer, stop_id=stop_id)

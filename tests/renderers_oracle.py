@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import FinishReason, Json, Message
 from tests.conversations import ANSWERED, SAID
@@ -36,7 +37,7 @@ class Pair:
         asked = re.findall(r"\"((?:<|\[)[^\"\\ ]+(?:>|\]))\"", inspect.getsource(inspect.getmodule(make)))
         tokenizer, stops = family_tokenizer(name, template, asked)
         config = getattr(package, f"{theirs}RendererConfig")
-        self.ours = Renderer(tokenizer, stop_ids=stops, template_arguments=settings)
+        self.ours = Renderer(tokenizer, stop_ids=stops, template_arguments=settings, marks=HERMES_MARKS)
         self.theirs = make(tokenizer, config(thinking_retention="all", **settings))
         self.stops = sorted(self.ours.certificate.stop_ids.union(stops), key=self._is_foreign)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.environment import AgentEnv, Reference
 from atropos_agent.sandbox import Sandbox
 from atropos_agent.trajectory import AgentResult, Score, ToolCall

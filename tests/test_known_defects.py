@@ -14,6 +14,7 @@ import pytest
 from atropos_agent.agent import AtroposAgent, history
 from atropos_agent.agent.tracker import Tracker
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.errors import ProviderError
 from atropos_agent.export import scored_group
 from atropos_agent.policy import HttpPolicy, ManagedPolicy, Wire, managed_nodes, transport
@@ -31,7 +32,7 @@ from atropos_agent.trajectory import (
 )
 from tests.tokenizers_for_tests import tokenizer_for
 
-RENDERER = Renderer(tokenizer_for("chatml"))
+RENDERER = Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)
 STOP = int(RENDERER.certificate.close_ids[0])
 TURNS = ["<tool_call>{broken \n", "<tool_call>{worse", "done"]
 
@@ -67,7 +68,7 @@ async def check_one_end_a_turn(renderer: Renderer) -> None:
 async def test_no_end_of_turn_is_doubled():
     await check_one_end_a_turn(RENDERER)
     with pytest.raises(AssertionError, match="two ends of turn in a row"):
-        await check_one_end_a_turn(DefectiveRenderer(tokenizer_for("chatml")))
+        await check_one_end_a_turn(DefectiveRenderer(tokenizer_for("chatml"), marks=HERMES_MARKS))
 
 
 # --- earlier turns forgotten
@@ -87,7 +88,7 @@ class DefectiveForgetfulTracker(Tracker):
 
 
 async def check_every_turn_is_trained(mode="append", template="chatml") -> None:
-    result = await rollout(Renderer(tokenizer_for(template)), mode=mode)
+    result = await rollout(Renderer(tokenizer_for(template), marks=HERMES_MARKS), mode=mode)
     trained = sum(int(data.mask.sum()) for data in result.sequences)
     assert trained == result.total_tokens, f"{trained} of {result.total_tokens} sampled tokens are trained"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from atropos_agent.dialects.hermes import HERMES_TAGS
+from atropos_agent.dialects.hermes import HERMES_MARKS, HERMES_TAGS
 from atropos_agent.renderer import Renderer
 
 # Line breaks join the punctuation before them, so a close in plain text merges with what it closes.
@@ -177,4 +177,4 @@ def backend_without_added_tokens() -> str:
 
 def chatml_renderer() -> Renderer:
     """The renderer of the plain ChatML tokenizer."""
-    return Renderer(tokenizer_for("chatml"))
+    return Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)

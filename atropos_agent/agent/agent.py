@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from atropos_agent.agent.loop import Loop, Setting, Stop
+from atropos_agent.agent.run import Run
+from atropos_agent.agent.setting import Setting
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.prompts import system_prompt
-from atropos_agent.errors import ContextOverflow
-from atropos_agent.events import Emitter, EventType, Listener
+from atropos_agent.dialects import Dialect
+from atropos_agent.dialects.hermes import HERMES
+from atropos_agent.events import Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
 from atropos_agent.renderer import Renderer
-from atropos_agent.toolset import ExecuteTool, ToolContext, ToolRegistry, bind
-from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult
+from atropos_agent.toolset import ExecuteTool, Gate, ToolContext, ToolRegistry
+from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult, UserMessage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,8 +28,8 @@ class AtroposAgent:
 
     `server` is a base URL, a Policy, or an atroposlib-style server object. `tokenizer` is a transformers
     tokenizer or a Renderer; without one nothing can be tracked that the server does not render itself.
-    `execute_tool` runs one call (default: the registry, without a sandbox). An agent built from a URL owns
-    its connections: use it as an async context manager.
+    `execute_tool` runs one call (default: the registry). `gate` answers for each call before it is executed.
+    An agent built from a URL owns its connections: use it as an async context manager.
     """
 
     def __init__(
@@ -38,13 +39,16 @@ class AtroposAgent:
         config: AgentConfig | None = None,
         tokenizer: PreTrainedTokenizerFast | Renderer | None = None,
         execute_tool: ExecuteTool | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.tools: ToolRegistry = ToolRegistry() if tools is None else tools
         self.config: AgentConfig = config or AgentConfig()
         self.policy: Policy = _as_policy(server)
+        self.dialect: Dialect = HERMES
         tokenizer = tokenizer if tokenizer is not None else getattr(server, "tokenizer", None)
-        self.renderer: Renderer | None = _as_renderer(tokenizer)
-        self.execute_tool: ExecuteTool = execute_tool or bind(self.tools, ToolContext())
+        self.renderer: Renderer | None = _as_renderer(tokenizer, self.dialect)
+        self.execute_tool: ExecuteTool = execute_tool or self.tools.execute
+        self.gate: Gate | None = gate
         self._owns_policy = isinstance(server, str)
 
     async def __aenter__(self) -> Self:
@@ -54,35 +58,52 @@ class AtroposAgent:
         if self._owns_policy:
             await self.policy.aclose()
 
-    async def run(
+    def start(
         self,
-        task: str,
-        initial_messages: Sequence[Message] | None = None,
         *,
-        execute_tool: ExecuteTool | None = None,
+        initial_messages: Sequence[Message] = (),
+        resume: AgentResult | None = None,
+        context: ToolContext | None = None,
         rollout_id: str = "",
         seed: int | None = None,
-        listener: Listener | None = None,
-    ) -> AgentResult:
-        """One rollout: `[system] + initial_messages + [user: task]`, then steps until something stops it.
+        listeners: Sequence[Listener] = (),
+    ) -> Run:
+        """A conversation: `async with agent.start() as run: await run.turn("...")`, any number of turns.
 
-        What goes wrong at the server, the renderer or the sandbox ends this rollout as data
-        (`stop_reason`, `error_type`, `error`) with everything recorded so far; programming errors and
-        cancellation propagate. `seed` is the rollout's own: each step derives its seed from it.
+        It opens with `[system] + initial_messages`. `resume` goes on from a recorded result instead, with
+        the opening, the tokens, the counts and the time of that. `context` is what every call may use.
+        `seed` is the run's own: each step derives its seed from it.
         """
-        messages = self._opening(task, initial_messages or ())
-        emitter = Emitter(rollout_id, listener)
-        setting = self._setting(execute_tool or self.execute_tool, rollout_id, seed)
-        emitter.emit(EventType.RUN_STARTED, data={"task": task})
-        try:
-            result = await Loop(setting, messages, emitter).finish()
-        except BaseException:
-            emitter.emit(EventType.RUN_FINISHED)
-            raise
-        emitter.emit(EventType.RUN_FINISHED, result=result)
-        return result
+        opening = self._opening(initial_messages) if resume is None else resume.prompt_messages
+        return Run(self._setting(context, rollout_id, seed), opening, listeners, resume)
 
-    def run_sync(self, task: str, initial_messages: Sequence[Message] | None = None) -> AgentResult:
+    async def run(
+        self,
+        task: str | UserMessage,
+        initial_messages: Sequence[Message] = (),
+        *,
+        context: ToolContext | None = None,
+        rollout_id: str = "",
+        seed: int | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> AgentResult:
+        """One turn: `[system] + initial_messages + [user: task]`, then steps until something stops it.
+
+        What goes wrong at the server, the renderer or the sandbox ends the run as data (`stop_reason`,
+        `failure`) with everything recorded so far; programming errors and cancellation propagate.
+        """
+        run = self.start(
+            initial_messages=initial_messages,
+            context=context,
+            rollout_id=rollout_id,
+            seed=seed,
+            listeners=listeners,
+        )
+        async with run:
+            await run.turn(task)
+        return run.result()
+
+    def run_sync(self, task: str | UserMessage, initial_messages: Sequence[Message] = ()) -> AgentResult:
         """`run` for code without an event loop; closes the connections of a URL-built agent."""
 
         async def once() -> AgentResult:
@@ -99,35 +120,35 @@ class AtroposAgent:
         Raises what `run` would have recorded (ProviderError, RenderError, SandboxLost), and ContextOverflow
         where a limit of the config leaves no room or time for it.
         """
-        loop = Loop(self._setting(self.execute_tool), messages, Emitter("", None))
-        results: tuple[ToolResult, ...] = ()
-        try:
-            await loop.start()
-            turn = await loop.complete(1)
-            if execute_tools:
-                results = tuple([await loop.call(1, call) for call in turn.calls])
-        except Stop as stop:
-            raise ContextOverflow(f"the single turn was stopped by its own limit: {stop.reason}") from None
-        sequences = loop.history.tracker.sequences()
-        return turn.completion.text, results, sequences[0] if sequences else None
+        return await Run(self._setting(None), messages).single_step(execute_tools=execute_tools)
 
-    def _setting(self, execute_tool: ExecuteTool, rollout_id: str = "", seed: int | None = None) -> Setting:
-        return Setting(self.policy, self.renderer, self.config, execute_tool, rollout_id, seed)
-
-    def _opening(self, task: str, initial_messages: Sequence[Message]) -> list[Message]:
-        configured = self.config.system_prompt
-        system = (
-            system_prompt(self.tools.get_prompt_tool_definitions_json()) if configured is None else configured
+    def _setting(self, context: ToolContext | None, rollout_id: str = "", seed: int | None = None) -> Setting:
+        return Setting(
+            policy=self.policy,
+            renderer=self.renderer,
+            dialect=self.dialect,
+            config=self.config,
+            tools=self.tools,
+            execute_tool=self.execute_tool,
+            context=context or ToolContext(rollout_id=rollout_id),
+            gate=self.gate,
+            rollout_id=rollout_id,
+            seed=seed,
         )
-        opening: list[Message] = [{"role": "system", "content": system}] if system else []
-        task = self.renderer.neutralise(task) if self.renderer is not None else task
-        return [*opening, *initial_messages, {"role": "user", "content": task}]
+
+    def _opening(self, initial_messages: Sequence[Message]) -> tuple[Message, ...]:
+        configured = self.config.system_prompt
+        system = self.dialect.opening(self.tools.get_schemas()).system if configured is None else configured
+        opening: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
+        return (*opening, *initial_messages)
 
 
-def _as_renderer(tokenizer: PreTrainedTokenizerFast | Renderer | None) -> Renderer | None:
-    if tokenizer is None or isinstance(tokenizer, Renderer):
-        return tokenizer
-    return Renderer(tokenizer)
+def _as_renderer(tokenizer: PreTrainedTokenizerFast | Renderer | None, dialect: Dialect) -> Renderer | None:
+    if tokenizer is None:
+        return None
+    if isinstance(tokenizer, Renderer):
+        return tokenizer.with_marks(dialect.marks)
+    return Renderer(tokenizer, marks=dialect.marks)
 
 
 def _as_policy(server: Server) -> Policy:

@@ -8,121 +8,23 @@ it was sampled in, and is context in any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt
-from atropos_agent.renderer import Bridge, Renderer
+from atropos_agent.renderer import Bridge
 from atropos_agent.trajectory import (
     Break,
     BreakKind,
     Completion,
-    FinishReason,
-    LogprobProvenance,
     Logprobs,
     Message,
-    Provenance,
     SequenceData,
     StepSpan,
     TokenIds,
+    branch_of,
 )
-
-
-def resolve_tokens(completion: Completion, renderer: Renderer | None) -> Completion:
-    """Give a completion the token ids that can honestly be had, and the text those ids spell.
-
-    Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
-    tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
-    completion that ended by itself. Without a renderer nothing is rebuilt. Raises MalformedReply for ids
-    that cannot have been sampled: none of the vocabulary, or an end of turn after the end of the turn.
-    """
-    if renderer is None:
-        return completion
-    _require_known(completion, renderer)
-    resolved = _resolved(completion, renderer)
-    _require_one_end(resolved, renderer)
-    return resolved
-
-
-def _resolved(completion: Completion, renderer: Renderer) -> Completion:
-    if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
-        text = renderer.decode_completion(completion.token_ids)
-        if text == completion.text:
-            return completion
-        notes = ("server_text_differs",) if completion.text else ()  # an engine may give ids alone
-        return replace(completion, text=text, notes=completion.notes + notes)
-    rebuilt = _from_bytes(completion, renderer)
-    if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
-        return rebuilt
-    return _retokenize(completion, renderer)
-
-
-def _require_known(completion: Completion, renderer: Renderer) -> None:
-    ids, size = completion.token_ids, renderer.vocabulary_size
-    # read as unsigned, a negative id is a huge one
-    if ids is not None and len(ids) and ids.view(np.uint32).max() >= size:
-        raise MalformedReply(
-            f"the server sampled token ids {ids.min()} to {ids.max()}, the tokenizer knows 0 to {size - 1}; "
-            "is it the tokenizer of this model?"
-        )
-
-
-def _require_one_end(completion: Completion, renderer: Renderer) -> None:
-    """A server that stops at an id never samples it twice at the end of a turn."""
-    ids = completion.token_ids
-    if completion.finish_reason is not FinishReason.STOP or ids is None or len(ids) < 2:
-        return
-    before, last = ids[-2:].tolist()
-    if before == last and last in renderer.stop_ids:
-        raise MalformedReply(
-            f"the sampled ids end with {last} twice: a doubled end of turn; the server, or something before "
-            "it, adds the end itself"
-        )
-
-
-def _from_bytes(completion: Completion, renderer: Renderer) -> Completion:
-    """Turn `token_bytes` into ids where the vocabulary allows it.
-
-    A stop token often has no bytes: it is the stop token where there is only one, and left out otherwise.
-    """
-    pieces = completion.token_bytes
-    if completion.token_ids is not None or pieces is None:
-        return completion
-    unnamed_stop = completion.finish_reason is FinishReason.STOP and pieces[-1:] == (b"",)
-    ids = renderer.ids_from_bytes(pieces[:-1] if unnamed_stop else pieces)
-    if ids is None or not unnamed_stop:
-        return replace(completion, token_ids=ids)
-    if len(renderer.stop_ids) == 1:
-        return replace(completion, token_ids=np.append(ids, np.int32(*renderer.stop_ids)))
-    logprobs = None if completion.logprobs is None else completion.logprobs[:-1]
-    notes = (*completion.notes, "unnamed_stop")
-    return replace(completion, token_ids=ids, token_bytes=pieces[:-1], logprobs=logprobs, notes=notes)
-
-
-def _retokenize(completion: Completion, renderer: Renderer) -> Completion:
-    ids = renderer.encode(completion.text)
-    notes = completion.notes
-    if completion.token_ids is not None or completion.token_bytes is not None:
-        notes += ("entries_do_not_spell_text",)
-    if renderer.decode(ids) != completion.text:
-        notes += ("round_trip_differs",)
-    text = completion.text
-    if len(ids) and int(ids[-1]) in renderer.stop_ids:
-        text = renderer.decode_completion(ids)  # the server left the end of the turn in its text
-    elif completion.finish_reason is FinishReason.STOP:
-        ids = np.concatenate([ids, renderer.certificate.close_ids])
-    return replace(
-        completion,
-        text=text,
-        token_ids=ids,
-        token_bytes=None,
-        logprobs=None,
-        provenance=Provenance.RETOKENIZED,
-        logprob_provenance=LogprobProvenance.ABSENT,
-        notes=notes,
-    )
 
 
 @dataclass(slots=True)
@@ -202,6 +104,16 @@ class Tracker:
         current = (self._close(),) if self._open.spans else ()
         return (*self._finished, *current)
 
+    def adopt(self, sequences: Sequence[SequenceData]) -> None:
+        """Take over the logprobs of `sequences`, which are ours with other logprobs and their provenance."""
+        if not self._open.spans:
+            self._finished = list(sequences)
+            return
+        *self._finished, last = sequences
+        values = last.logprobs
+        self._open.spans = list(last.spans)
+        self._open.logprobs = [values[span.start : span.end] for span in last.spans]
+
     def breaks(self) -> tuple[Break, ...]:
         """Why each sequence but the first was begun."""
         return tuple(self._breaks)
@@ -214,4 +126,7 @@ class Tracker:
             mask[span.start : span.end] = True
             if values is not None:
                 logprobs[span.start : span.end] = values
-        return SequenceData(self.prompt.ids[:length].copy(), mask, logprobs, tuple(self._open.spans))
+        ids, spans = self.prompt.ids[:length], tuple(self._open.spans)
+        if self._finished:
+            return branch_of(self._finished[-1], ids, mask, logprobs, spans)
+        return SequenceData(ids.copy(), mask, logprobs, spans)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out, warn
 from atropos_agent.config import load_run_config
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.environment.opening import build_policy
 from atropos_agent.errors import RenderError
 from atropos_agent.lint.vocabulary import recorded_renderer
@@ -79,7 +80,7 @@ def _decoder(run: Path, model: str | None) -> Callable[[Sequence[int]], list[str
     renderer = recorded_renderer(run)
     if renderer is None and model is not None:
         with contextlib.suppress(RenderError):
-            renderer = Renderer.load(model)
+            renderer = Renderer.load(model, marks=HERMES_MARKS)
     return None if renderer is None else lambda ids: visible_pieces(renderer.token_bytes(ids))
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
 from atropos_agent.cli.findings import show, show_sandboxes
 from atropos_agent.config import DebugSettings, PolicyConfig, load_policy_config
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.doctor import Check, Grade, Verdict, examine_server, examine_template, judge
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.policy import HttpPolicy
@@ -109,10 +110,10 @@ def _renderer(template: str, tokenizer: str | None) -> Renderer:
         if not template.endswith(".jinja"):
             if tokenizer is not None:
                 fail(f"{template} brings its own tokenizer; --tokenizer is for a .jinja file", WRONG_INPUT)
-            return Renderer.load(template)
+            return Renderer.load(template, marks=HERMES_MARKS)
         if tokenizer is None:
             fail("a .jinja file needs the tokenizer it is for: --tokenizer FOLDER_OR_NAME", WRONG_INPUT)
-        return Renderer.load(tokenizer, chat_template=_read(Path(template)))
+        return Renderer.load(tokenizer, marks=HERMES_MARKS, chat_template=_read(Path(template)))
     except RenderError as error:
         raise ConfigError(f"--template: {error}") from error
 

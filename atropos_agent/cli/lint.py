@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out, warn
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.lint import Finding, Linter, Severity, Source, Vocabulary, sources
 from atropos_agent.renderer import Renderer
@@ -48,7 +49,7 @@ def lint(
 
 def _vocabulary(source: str) -> Vocabulary:
     try:
-        return Vocabulary.of(Renderer.load(source))
+        return Vocabulary.of(Renderer.load(source, marks=HERMES_MARKS))
     except RenderError as error:
         raise ConfigError(f"--tokenizer: {error}") from error
 

@@ -15,9 +15,10 @@ from rich.panel import Panel
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
 from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.environment.sandboxes import for_tools
 from atropos_agent.events import Event, EventType
 from atropos_agent.telemetry import dump_on_signal, watching
-from atropos_agent.toolset import ToolContext, bind
+from atropos_agent.toolset import ToolContext
 from atropos_agent.trajectory import AgentResult, Rollout
 
 EPILOG = """Examples:
@@ -86,8 +87,8 @@ async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> 
 
 async def _free_task(env: AgentEnv[Any], task: str) -> AgentResult:
     async with env.sandbox() as sandbox:
-        execute = bind(env.tools, ToolContext(sandbox=sandbox, rollout_id="run"))
-        return await env.agent.run(task, execute_tool=execute, rollout_id="run", listener=_show)
+        context = ToolContext(sandbox=for_tools(sandbox), rollout_id="run")
+        return await env.agent.run(task, context=context, rollout_id="run", listeners=[_show])
 
 
 def _show(event: Event) -> None:

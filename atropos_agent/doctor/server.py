@@ -11,6 +11,7 @@ import numpy as np
 
 from atropos_agent.agent.tracker import resolve_tokens
 from atropos_agent.config import PolicyConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.doctor.agreement import check_tokenizer
 from atropos_agent.doctor.findings import LOOK, Check, Grade
 from atropos_agent.doctor.template import check_certificate
@@ -59,7 +60,7 @@ async def examine_server(config: PolicyConfig, policy: HttpPolicy) -> AsyncItera
     yield _context(found)
     source = config.tokenizer or found.model
     try:
-        loading = asyncio.to_thread(Renderer.load, source)
+        loading = asyncio.to_thread(Renderer.load, source, marks=HERMES_MARKS)
         renderer = await within(CHECK_LIMIT_S, loading, f"the tokenizer {source!r}")
     except (RenderError, RequestTimeout) as error:
         yield Check("tokenizer", Grade.BAD, str(error), TOKENIZER_NEEDED)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from typing import ClassVar, ForwardRef, Generic, Self, cast, get_args, get_origin
 
-from atropos_agent.agent import AtroposAgent
+from atropos_agent.agent import AtroposAgent, Run
 from atropos_agent.config import AgentConfig, DebugSettings, EnvConfig, SandboxConfig
 from atropos_agent.environment import groups, validation
 from atropos_agent.environment.contract import (
@@ -22,7 +22,7 @@ from atropos_agent.environment.contract import (
     Validation,
     isolation_as_data,
 )
-from atropos_agent.environment.episode import Episode, Run
+from atropos_agent.environment.episode import Episode
 from atropos_agent.environment.sandboxes import Sandboxes
 from atropos_agent.errors import ConfigError, TaskError, ToolError
 from atropos_agent.events import Listener
@@ -78,9 +78,8 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         self.debug: DebugSettings = debug or DebugSettings.from_environ()
         self.tools: ToolRegistry = self.build_tools()
         self.agent_config: AgentConfig = self.build_agent_config(agent or AgentConfig())
-        used = any(not schema.external for schema in self.tools.get_schemas())
         self.sandboxes: Sandboxes = Sandboxes(
-            self.sandbox_config, needed=self.needs_sandbox or used, environment=self.name
+            self.sandbox_config, needed=self.needs_sandbox or self.tools.needs_sandbox, environment=self.name
         )
         self._asked: Counter[str] = Counter()
         self._open = AsyncExitStack()

@@ -7,9 +7,10 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic
 
+from atropos_agent.agent import Run
 from atropos_agent.environment.blame import (
     broken_off,
     failure_to_retry,
@@ -21,10 +22,10 @@ from atropos_agent.environment.blame import (
 from atropos_agent.environment.contract import ItemT, isolation_as_data, rollout_seed, unusable
 from atropos_agent.environment.sandboxes import for_tools
 from atropos_agent.errors import AtroposAgentError, TaskError
-from atropos_agent.events import Event, Listener
+from atropos_agent.events import Listener
 from atropos_agent.sandbox import Sandbox
 from atropos_agent.telemetry import Entry, Kind, debug_logger
-from atropos_agent.toolset import ToolContext, bind
+from atropos_agent.toolset import ToolContext
 from atropos_agent.trajectory import AgentResult, Rollout, Score, StopReason, Trace
 
 if TYPE_CHECKING:
@@ -114,10 +115,14 @@ class Episode(Generic[ItemT]):
         with task_errors(f"workspace of {self.item.id}"):
             meta = await self.env.setup_trajectory_workspace(self.item, sandbox=sandbox)
         run_id = self.id if attempt == 1 else f"{self.id}~{attempt}"
-        context = ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id)
-        seed = rollout_seed(self.env.config.seed, self.id, attempt)
-        run = Run(self.env, context, run_id, seed, self.listeners)
-        broken = await self._play(run)
+        run = self.env.agent.start(
+            context=ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id),
+            rollout_id=run_id,
+            seed=rollout_seed(self.env.config.seed, self.id, attempt),
+            listeners=self.listeners,
+        )
+        async with run:
+            broken = await self._play(run)
         result = run.result() if broken is None else broken_off(run.result(), broken)
         result, score = await self._judge(sandbox, result, meta)
         return Outcome(result, score, tuple(run.traces))
@@ -133,6 +138,8 @@ class Episode(Generic[ItemT]):
             if error.__cause__ is not None and _came_out_of_a_turn(error.__cause__):
                 raise error.__cause__ from None
             return error
+        if run.result().stop_reason is StopReason.UNFINISHED:
+            return TaskError(f"play of {self.item.id} took no turn; await run.turn(message) at least once")
         return None
 
     async def _judge(
@@ -162,35 +169,3 @@ def _came_out_of_a_turn(error: BaseException) -> bool:
     """True for a fault of the engine. A turn ends by itself whatever the server or a tool does, so what it
     raises is a bug: blamed on the environment, it would be recorded again and again and never be seen."""
     return any(frame.f_code is Run.turn.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-@dataclass(slots=True)
-class Run:
-    """STAND-IN until atropos_agent/agent/run.py lands: one turn."""
-
-    env: AgentEnv[Any]
-    context: ToolContext
-    run_id: str
-    seed: int
-    listeners: tuple[Listener, ...]
-    traces: list[Trace] = field(default_factory=list[Trace])
-    done: AgentResult | None = None
-
-    async def turn(self, message: str) -> None:
-        """One turn."""
-
-        def emit(event: Event) -> None:
-            for listener in self.listeners:
-                listener(event)
-
-        self.done = await self.env.agent.run(
-            message,
-            execute_tool=bind(self.env.tools, self.context),
-            rollout_id=self.run_id,
-            seed=self.seed,
-            listener=emit if self.listeners else None,
-        )
-
-    def result(self) -> AgentResult:
-        """The result."""
-        return self.done or AgentResult(False, "", StopReason.ERROR)

@@ -14,7 +14,7 @@ from typing import Self
 from atropos_agent.telemetry import Kind, in_flight
 
 _WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Threads return and children are reaped a moment after they were ended. A look is slow: it collects garbage."""
+"""A thread or a child is gone a moment after it was ended. Looking is slow: it collects garbage."""
 _EXECUTOR = "asyncio_"
 """The name of threads of an event loop's own executor begins so; they live as long as the loop."""
 _PROC = Path("/proc")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from atropos_agent.config import DebugSettings, PolicyConfig, RunConfig, validate
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.environment.agent_env import AgentEnv
 from atropos_agent.errors import ConfigError, RenderError
 from atropos_agent.plugins import load
@@ -55,9 +56,9 @@ def build_policy(config: PolicyConfig) -> EmbeddedPolicy | HttpPolicy:
 
 async def _load_renderer(config: PolicyConfig, policy: Policy) -> Renderer:
     if isinstance(policy, EmbeddedPolicy):
-        return Renderer.load(policy.tokenizer_path)
+        return Renderer.load(policy.tokenizer_path, marks=HERMES_MARKS)
     capabilities = await policy.probe()
     try:
-        return Renderer.load(config.tokenizer or capabilities.model)
+        return Renderer.load(config.tokenizer or capabilities.model, marks=HERMES_MARKS)
     except RenderError as error:
         raise ConfigError(f"policy.tokenizer: {error}") from error

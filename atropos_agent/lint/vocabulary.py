@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.errors import AtroposAgentError
 from atropos_agent.lint.rows import Ids
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
@@ -62,8 +63,8 @@ def recorded_renderer(run: Path) -> Renderer | None:
         if not isinstance(policy, dict):
             return None
         if policy.get("kind") == "embedded":
-            return Renderer.load(EMBEDDED_MODEL)
+            return Renderer.load(EMBEDDED_MODEL, marks=HERMES_MARKS)
         named = policy.get("tokenizer") or policy.get("model")
-        return Renderer.load(named) if isinstance(named, str) else None
+        return Renderer.load(named, marks=HERMES_MARKS) if isinstance(named, str) else None
     except AtroposAgentError:
         return None

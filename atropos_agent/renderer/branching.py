@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 from atropos_agent.errors import RenderError
-from atropos_agent.renderer.probes import CORE_FOLLOWINGS, TEXTS, Following, assistant, spoken
+from atropos_agent.renderer.marks import Marks
+from atropos_agent.renderer.probes import CORE_FOLLOWINGS, OBSERVED, Following, assistant, spoken, texts
 from atropos_agent.renderer.template import QUESTION, ChatTemplate
 from atropos_agent.trajectory import Message
 
@@ -19,15 +20,17 @@ LONG = 8
 class Branching:
     """When history, rendered anew, is another than what was shown and sampled.
 
-    Texts are named as in `probes.TEXTS`, what follows them as in `probes.CORE_FOLLOWINGS`. `at_once`: the
-    text of a turn, or the prompt it answered, is rewritten as soon as that follows. `later`: a text that
-    was kept before what followed it is rewritten when the third follows a later text. `predictable` is
-    False without a bridge, and where rewriting depends on more than that, the age of a turn for one.
+    Texts are named as in `probes.texts` (`kinds` of them were tried), what follows them as in
+    `probes.CORE_FOLLOWINGS`. `at_once`: the text of a turn, or the prompt it answered, is rewritten as soon
+    as that follows. `later`: a text that was kept before what followed it is rewritten when the third
+    follows a later text. `predictable` is False without a bridge, and where rewriting depends on more than
+    that, the age of a turn for one.
     """
 
     at_once: frozenset[tuple[str, str]]
     later: frozenset[tuple[str, str, str]]
     predictable: bool
+    kinds: int
 
     def sequences(self, turns: Sequence[tuple[str, str | None]]) -> int | None:
         """Into how many training sequences a conversation falls when history follows the template.
@@ -53,32 +56,35 @@ class Branching:
             return "not predictable"
         if not self.at_once | self.later:
             return "never"
-        texts = sorted({text for text, *_ in self.at_once | self.later})
-        if len(self.at_once) == len(TEXTS) * len(CORE_FOLLOWINGS):
+        names = sorted({text for text, *_ in self.at_once | self.later})
+        if len(self.at_once) == self.kinds * len(CORE_FOLLOWINGS):
             return "after every turn"
         whens = sorted({rule[-1] for rule in self.at_once | self.later})
-        return f"after {', '.join(texts)}; before {', '.join(whens)}"
+        return f"after {', '.join(names)}; before {', '.join(whens)}"
 
 
-UNPREDICTABLE = Branching(frozenset(), frozenset(), predictable=False)
+UNPREDICTABLE = Branching(frozenset(), frozenset(), predictable=False, kinds=0)
 
 
-def find_branching(template: ChatTemplate, named: Mapping[str, Following]) -> Branching:
+def find_branching(template: ChatTemplate, named: Mapping[str, Following], marks: Marks) -> Branching:
     """Try every kind of text before every kind of what follows, and again before a later one."""
     followings = {name: named[name] for name in CORE_FOLLOWINGS}
+    said = {kind: spoken(around) for kind, around in texts(marks).items()}
     at_once = frozenset(
-        (text, name)
-        for text, (name, following) in product(TEXTS, followings.items())
-        if _rewrites(template, [QUESTION], spoken(text), following)
+        (kind, name)
+        for (kind, text), (name, following) in product(said.items(), followings.items())
+        if _rewrites(template, [QUESTION], text, following)
     )
     later = frozenset(
-        (text, name, then)
-        for text, (name, first), (then, last) in product(TEXTS, followings.items(), followings.items())
-        if _rewrites_later(template, [QUESTION, assistant(spoken(text)), *first], last)
+        (kind, name, then)
+        for (kind, text), (name, first), (then, last) in product(
+            said.items(), followings.items(), followings.items()
+        )
+        if _rewrites_later(template, [QUESTION, assistant(text), *first], said["plain text"], last)
     )
-    found = Branching(at_once, later, predictable=True)
-    checked = all(_agrees(template, found, turns, followings) for turns in _long_conversations())
-    return Branching(at_once, later, checked)
+    found = Branching(at_once, later, predictable=True, kinds=len(said))
+    checked = all(_agrees(template, found, turns, said, followings) for turns in _long_conversations(said))
+    return replace(found, predictable=checked)
 
 
 def _rewrites(
@@ -93,32 +99,36 @@ def _rewrites(
         return True
 
 
-def _rewrites_later(template: ChatTemplate, history: Sequence[Message], following: Sequence[Message]) -> bool:
-    """True where `history` is shown otherwise once a plain text and `following` come behind it."""
+def _rewrites_later(
+    template: ChatTemplate, history: Sequence[Message], text: str, following: Sequence[Message]
+) -> bool:
+    """True where `history` is shown otherwise once a plain `text` and `following` come behind it."""
     try:
-        rendered = template.text([*history, assistant(spoken("plain text")), *following])
+        rendered = template.text([*history, assistant(text), *following])
         return not rendered.startswith(template.settled(history))
     except RenderError:
         return True
 
 
-def _long_conversations() -> Iterator[list[tuple[str, str]]]:
+def _long_conversations(said: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
     """Tool calls with and without reasoning, and with a second question in the middle."""
-    for text in ("a tool call", "reasoning and a tool call"):
-        turns = [(text, "an observation")] * LONG
+    calling = {"a tool call", "reasoning and a tool call"}.intersection(said) or {"plain text"}
+    for kind in sorted(calling):
+        turns = [(kind, OBSERVED)] * LONG
         yield turns
-        yield [*turns[: LONG // 2], (text, "a real user turn"), *turns[: LONG // 2]]
+        yield [*turns[: LONG // 2], (kind, "a real user turn"), *turns[: LONG // 2]]
 
 
 def _agrees(
     template: ChatTemplate,
     found: Branching,
     turns: Sequence[tuple[str, str]],
+    said: Mapping[str, str],
     followings: Mapping[str, Following],
 ) -> bool:
     talk: list[Message] = [QUESTION]
     seen = []
-    for text, name in turns:
-        seen.append(_rewrites(template, talk, spoken(text), followings[name]))
-        talk += [assistant(spoken(text)), *followings[name]]
+    for kind, name in turns:
+        seen.append(_rewrites(template, talk, said[kind], followings[name]))
+        talk += [assistant(said[kind]), *followings[name]]
     return 1 + sum(seen) == found.sequences(turns)

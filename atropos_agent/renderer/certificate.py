@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,29 +14,32 @@ from atropos_agent.renderer.branching import UNPREDICTABLE, Branching, find_bran
 from atropos_agent.renderer.close import Close, find_close, stop_ids
 from atropos_agent.renderer.habits import Habits, find_habits
 from atropos_agent.renderer.joint import Suffix
+from atropos_agent.renderer.marks import Marks
 from atropos_agent.renderer.probes import (
     CORE_FOLLOWINGS,
-    OBSERVATION,
     REASON,
     Following,
     Probe,
     assistant,
     followings,
+    observation_of,
     probes,
     user,
 )
 from atropos_agent.renderer.runtime_check import exchanges_of, first_missing
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.trajectory import text_of
+from atropos_agent.renderer.tool_bridge import AFTER_CALLS, AFTER_TEXT, ToolBridge, find_tool_bridge
+from atropos_agent.renderer.turns import Turns, calls_of
+from atropos_agent.trajectory import Message, text_of
 
 SHOWN_PER_KIND = 3
-ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "</think>", "7", "é", "漢字", "🙂")
+ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "7", "é", "漢字", "🙂")
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What holds for one chat template, tokenizer and set of template arguments (`key`, their hash).
+    """What holds for one chat template, tokenizer, dialect and set of template arguments (`key`, their hash).
 
     - `bridge`: what follows an assistant's text does not depend on that text, on the history or on the turn.
     - `history_stable`: a conversation rendered as a whole is what was appended turn by turn; text on every
@@ -47,6 +50,7 @@ class Certificate:
     - `rewrites_observations`: what stands between earlier assistant texts is later shown otherwise.
     - `prompt_in_history`: before a plain text and an observation, the prompt it answered is shown as it was.
     - `habits`: what the template does of its own accord.
+    - `tool_bridge`: where tool messages may follow, certified on probes of their own.
     - `branching`: where history, rendered anew, begins another training sequence.
     - `reasons`: every refusal, each beginning with what is refused: bridge, history, joint or shape (a kind
       of conversation).
@@ -65,9 +69,28 @@ class Certificate:
     rewrites_observations: bool
     prompt_in_history: bool
     habits: Habits
+    tool_bridge: ToolBridge
     branching: Branching
     reasons: tuple[str, ...]
     probes: int
+
+    def close_of(self, answer: Message) -> str:
+        """What ends the turn `answer`; empty where the next header does."""
+        return self.tool_bridge.calls_close if calls_of(answer) else self.close_text
+
+    def refusal(self, answer: Message, following: Sequence[Message]) -> str:
+        """Why it is not certified that `following` is appended to what was sampled for `answer`; empty where
+        it is."""
+        results = any(message["role"] == "tool" for message in following)
+        if calls_of(answer):
+            if not results:
+                return "the calls of the last assistant message have no results"
+            certified, kind = self.tool_bridge.after_calls, AFTER_CALLS
+        elif results:
+            certified, kind = self.tool_bridge.after_text, AFTER_TEXT
+        else:
+            return "" if self.bridge else "; ".join(self.reasons)
+        return "" if certified else "; ".join(r for r in self.tool_bridge.reasons if r.startswith(kind))
 
 
 @dataclass(slots=True)
@@ -93,23 +116,24 @@ class _Findings:
         return (*self.reasons, *more)
 
 
-def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
+def certify(template: ChatTemplate, tokens: Tokens, marks: Marks, key: str) -> Certificate:
     """Try `template` on all probes. Never raises RenderError: what fails is a reason."""
     template, findings = template.remembering(), _Findings()
-    named = followings(tokens.control_tokens)
+    turns, named = Turns(template, marks), followings(tokens.control_tokens, marks)
     suffixes = _suffixes(template, named, findings)
     if "bridge" not in findings.refused:
-        for probe in probes(tokens.control_tokens):
+        for probe in probes(tokens.control_tokens, marks):
             if (suffix := suffixes.get(probe.following_name)) is not None:
-                _try(template, tokens, probe, suffix, findings)
+                _try(turns, tokens, probe, suffix, findings)
     close = find_close(template, tokens, suffixes)
-    _try_joint(tokens, suffixes, close, findings)
+    endings = (*ENDINGS, marks.reasoning_close) if marks.reasoning_close else ENDINGS
+    _try_joint(tokens, suffixes, close, endings, findings)
     refused = findings.refused.keys()
     return Certificate(
         key=key,
         bridge="bridge" not in refused,
         history_stable=not refused & {"bridge", "history", "joint"},
-        opens_reasoning=_opens_reasoning(template),
+        opens_reasoning=_opens_reasoning(template, marks),
         joint="non-canonical" if "joint" in refused else "canonical",
         close_text=close.text,
         close_ids=close.ids,
@@ -117,26 +141,27 @@ def certify(template: ChatTemplate, tokens: Tokens, key: str) -> Certificate:
         trims=findings.trims,
         strips_reasoning=findings.strips_reasoning,
         rewrites_observations=findings.rewrites_observations,
-        prompt_in_history=_shows_prompt(template),
-        habits=find_habits(template, tokens, close),
-        branching=find_branching(template, named) if "bridge" not in refused else UNPREDICTABLE,
+        prompt_in_history=_shows_prompt(template, marks),
+        habits=find_habits(template, tokens, close, marks),
+        tool_bridge=find_tool_bridge(template, tokens, close.text, marks),
+        branching=find_branching(template, named, marks) if "bridge" not in refused else UNPREDICTABLE,
         reasons=findings.summary(),
         probes=findings.probes,
     )
 
 
-def _opens_reasoning(template: ChatTemplate) -> bool:
+def _opens_reasoning(template: ChatTemplate, marks: Marks) -> bool:
     try:
         prompt = template.text([QUESTION]).rpartition(text_of(QUESTION))[2]
     except RenderError:
         return False
-    return prompt.rfind("<think>") > prompt.rfind("</think>")
+    return marks.leaves_open(prompt)
 
 
-def _shows_prompt(template: ChatTemplate) -> bool:
+def _shows_prompt(template: ChatTemplate, marks: Marks) -> bool:
     mark = SENTINELS[0]
     try:
-        later = template.text([QUESTION, assistant(mark), user(OBSERVATION)])
+        later = template.text([QUESTION, assistant(mark), user(observation_of(marks))])
         return later.startswith(template.text([QUESTION]) + mark)
     except RenderError:
         return False
@@ -160,9 +185,9 @@ def _suffixes(template: ChatTemplate, named: Mapping[str, Following], findings: 
     return suffixes
 
 
-def _try(template: ChatTemplate, tokens: Tokens, probe: Probe, suffix: str, findings: _Findings) -> None:
+def _try(turns: Turns, tokens: Tokens, probe: Probe, suffix: str, findings: _Findings) -> None:
     """Render one probe with each sentinel and compare it with the shortest conversation's `suffix`."""
-    shown = []
+    shown, template = [], turns.template
     for mark in SENTINELS:
         text = f"{probe.before}{mark}{probe.after}"
         findings.probes += 1
@@ -172,22 +197,22 @@ def _try(template: ChatTemplate, tokens: Tokens, probe: Probe, suffix: str, find
         except RenderError as error:
             findings.refuse("shape" if probe.shape else "bridge", f"{probe.shape or probe.name}: {error}")
             return
-        if not _bridged(rendered, mark, probe, suffix):
+        if not _bridged(rendered, mark, probe, suffix, turns.marks):
             findings.refuse("bridge", f"what follows the assistant's text is another for {probe.name}")
             return
         shown.append((prompt, rendered, text))
     prompt, rendered, text = shown[0]
-    if first_missing(template, rendered, exchanges_of(probe.history)) is not None:
+    if first_missing(turns, rendered, probe.history, exchanges_of(probe.history)) is not None:
         findings.rewrites_observations = True
         findings.refuse("history", f"earlier observations are rewritten, for {probe.name}")
         return
     _try_history(tokens, prompt, rendered, text, suffix=suffix, name=probe.name, findings=findings)
 
 
-def _bridged(rendered: str, mark: str, probe: Probe, suffix: str) -> bool:
+def _bridged(rendered: str, mark: str, probe: Probe, suffix: str, marks: Marks) -> bool:
     _, found, tail = rendered.partition(mark)
     if not found:
-        return "<think>" in probe.before and rendered.endswith(suffix)
+        return marks.opens_in(probe.before) and rendered.endswith(suffix)
     return mark not in tail and tail in (probe.after + suffix, probe.after.rstrip() + suffix)
 
 
@@ -217,10 +242,16 @@ def _splits(tokens: Tokens, text: str, suffix: str) -> bool:
     return np.array_equal(tokens.encode(text + suffix), apart)
 
 
-def _try_joint(tokens: Tokens, suffixes: Mapping[str, str], close: Close, findings: _Findings) -> None:
+def _try_joint(
+    tokens: Tokens,
+    suffixes: Mapping[str, str],
+    close: Close,
+    endings: Sequence[str],
+    findings: _Findings,
+) -> None:
     for name, suffix in suffixes.items():
         if Suffix(suffix, close.text, tokens).ids[: len(close.ids)].tolist() != list(close.ids):
             findings.refuse("joint", f"the close is tokenised together with what follows, before {name}")
-        for ending in ENDINGS:
+        for ending in endings:
             if not _splits(tokens, ending, suffix):
                 findings.refuse("joint", f"{ending!r} and the close are tokenised together, before {name}")

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atropos_agent.errors import RenderError
+from atropos_agent.renderer.form import NOT_SHOWN
 from atropos_agent.renderer.joint import Suffix
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate, common_head
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.trajectory import text_of
+from atropos_agent.trajectory import Message, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,14 @@ class Close:
 
     text: str = ""
     ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallsEnd:
+    """What a turn of structured calls ends with. `closes` is False where that is the next header."""
+
+    text: str = ""
+    closes: bool = False
 
 
 def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, str]) -> Close:
@@ -29,8 +38,9 @@ def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, st
     """
     if not suffixes or _header_ends_turn(template, tokens):
         return Close()
-    head = common_head([*suffixes.values()])
-    text = _up_to_end(head, _turn_length(head, _final(template), tokens), tokens)
+    head, mark = common_head([*suffixes.values()]), SENTINELS[0]
+    final = _after(template, {"role": "assistant", "content": mark}, mark)
+    text = _up_to_end(head, _turn_length(head, final, tokens), tokens)
     if not text:
         before = _before_header(template)
         text = _up_to_end(before, len(before), tokens)
@@ -48,13 +58,48 @@ def stop_ids(close: Close, tokens: Tokens, suffixes: Mapping[str, str]) -> froze
     return tokens.special_ids & heads
 
 
-def _final(template: ChatTemplate) -> str:
-    """What follows the text of an assistant that has the last word."""
+def find_calls_end(
+    template: ChatTemplate, tokens: Tokens, close_text: str, calling: Message, result: Message
+) -> CallsEnd:
+    """The end of the turn `calling`, which holds the first sentinel in its last call, before `result`.
+
+    It is the first end token behind the calls, or the usual close; else the special token that a last turn
+    ends with, or the first one of the next header. Raises RenderError where there is none.
+    """
+    if template.form.arguments is NOT_SHOWN:
+        raise RenderError("the chat template does not show structured calls")
     mark = SENTINELS[0]
+    rest = template.text([QUESTION, calling, result]).partition(mark)[2]
+    before, found, _ = rest.partition(text_of(result))
+    if not found:
+        raise RenderError("the chat template does not show tool messages")
+    special = _placed(before, tokens)
+    ends = [(start, before[start:end]) for token, start, end in special if token in tokens.eos_ids]
+    if close_text and close_text in before:
+        ends.append((before.find(close_text), close_text))
+    if not ends:
+        size = len(common_head([before, _after(template, calling, mark)]))
+        last = [(start, before[start:end]) for _, start, end in special if end == size]
+        ends = last or [(start, before[start:end]) for _, start, end in special if end > size]
+    if not ends:
+        raise RenderError("no control token stands between the calls and their result")
+    start, text = min(ends)
+    closes = text == close_text or any(at > start for _, at, _ in special)
+    return CallsEnd(text, closes)
+
+
+def _placed(text: str, tokens: Tokens) -> list[tuple[int, int, int]]:
+    """The special tokens in `text`: id, start and end in characters."""
+    encoding = tokens.encode_located(text)
+    ends = tokens.special_ids | tokens.eos_ids
+    placed = zip(encoding.ids, encoding.offsets, strict=True)
+    return [(token, start, end) for token, (start, end) in placed if token in ends]
+
+
+def _after(template: ChatTemplate, last: Message, mark: str) -> str:
+    """What follows `mark` in a conversation that ends with the message `last`."""
     try:
-        return template.text([QUESTION, {"role": "assistant", "content": mark}], prompt=False).partition(
-            mark
-        )[2]
+        return template.text([QUESTION, last], prompt=False).partition(mark)[2]
     except RenderError:
         return ""
 

@@ -6,17 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer.close import Close, headers
-from atropos_agent.renderer.probes import CALL, REASON, SYSTEM, assistant, user
+from atropos_agent.renderer.form import CALL, NOT_SHOWN, CallArguments
+from atropos_agent.renderer.marks import Marks
+from atropos_agent.renderer.probes import assistant, call_of, result, user
 from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
+from atropos_agent.trajectory import Message, ToolSchema
 
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 ROLE_WORDS = {"system", "developer"}
 FIRST, SECOND = SENTINELS
 
@@ -35,7 +36,8 @@ class Habits:
 
     `merged_roles`: consecutive messages of these roles share one turn. `injects_system_prompt`: words stand
     before the first message that nobody wrote. `reasoning_field`: the key of an assistant message whose
-    text is shown as reasoning, empty where there is none.
+    text is shown as reasoning, empty where there is none. `call_arguments`: how structured calls are taken.
+    `shows_tools`: the template argument `tools` is shown.
     """
 
     writes_bos: bool
@@ -48,6 +50,8 @@ class Habits:
     content_as_parts: bool
     generation_prompt: bool
     reasoning_field: str
+    call_arguments: CallArguments
+    shows_tools: bool
 
     def __str__(self) -> str:
         """The habits that this template has, in words."""
@@ -62,39 +66,41 @@ class Habits:
             "takes content only as parts": self.content_as_parts,
             "has no generation prompt": not self.generation_prompt,
             f"takes reasoning in {self.reasoning_field!r}": bool(self.reasoning_field),
+            f"takes call arguments as {self.call_arguments}": self.call_arguments is not NOT_SHOWN,
+            "shows tools": self.shows_tools,
         }
         return "; ".join(words for words, holds in said.items() if holds) or "none"
 
 
-def find_habits(template: ChatTemplate, tokens: Tokens, close: Close) -> Habits:
+def find_habits(template: ChatTemplate, tokens: Tokens, close: Close, marks: Marks) -> Habits:
     """Try `template` for each habit. Never raises RenderError: what is refused is not shown."""
+    call = call_of(marks)
+    merged = [role for role in ("user", "tool") if _merges(template, tokens, close, call, role)]
     return Habits(
         writes_bos=bool(template.bos_token) and _shown(template, [QUESTION]).startswith(template.bos_token),
         injects_date=template.reads_clock,
         injects_system_prompt=_injects_system_prompt(template, tokens),
-        system_role=_support(template, [{**SYSTEM, "content": FIRST}, QUESTION]),
-        tool_role=_support(template, [QUESTION, assistant(CALL), _result(FIRST)]),
+        system_role=_support(template, [{"role": "system", "content": FIRST}, QUESTION]),
+        tool_role=_support(template, [QUESTION, assistant(call), result(CALL, FIRST)]),
         alternates_roles=_alternates(template),
-        merged_roles=tuple([role for role in ("user", "tool") if _merges(template, tokens, close, role)]),
+        merged_roles=tuple(merged),
         content_as_parts=template.content_as_parts,
         generation_prompt=_shown(template, [QUESTION]) != _shown(template, [QUESTION], prompt=False),
-        reasoning_field=next((key for key in REASONING_FIELDS if _takes_reasoning(template, key)), ""),
+        reasoning_field=template.form.reasoning_field,
+        call_arguments=template.form.arguments,
+        shows_tools=_shows_tools(template),
     )
 
 
-def _shown(template: ChatTemplate, messages: Sequence[Any], *, prompt: bool = True) -> str:
-    """The rendering; nothing where the template refuses. Messages may have fields that we never write."""
+def _shown(template: ChatTemplate, messages: Sequence[Message], *, prompt: bool = True) -> str:
+    """The rendering; nothing where the template refuses."""
     try:
         return template.text(messages, prompt=prompt)
     except RenderError:
         return ""
 
 
-def _result(content: str) -> dict[str, str]:
-    return {"role": "tool", "name": "terminal", "tool_call_id": "call00001", "content": content}
-
-
-def _support(template: ChatTemplate, messages: Sequence[Any]) -> RoleSupport:
+def _support(template: ChatTemplate, messages: Sequence[Message]) -> RoleSupport:
     rendered = _shown(template, messages)
     if not rendered:
         return RoleSupport.REFUSED
@@ -114,20 +120,21 @@ def _injects_system_prompt(template: ChatTemplate, tokens: Tokens) -> bool:
     return not ROLE_WORDS.issuperset(re.findall(r"\w+", text))
 
 
-def _merges(template: ChatTemplate, tokens: Tokens, close: Close, role: str) -> bool:
+def _merges(template: ChatTemplate, tokens: Tokens, close: Close, call: str, role: str) -> bool:
     """True where no end of turn, or else no header, stands between two messages of `role`."""
-    pair = [user(FIRST), user(SECOND)] if role == "user" else [_result(FIRST), _result(SECOND)]
-    rendered = _shown(template, [QUESTION, assistant(CALL), *pair])
+    users, results = [user(FIRST), user(SECOND)], [result(CALL, FIRST), result(CALL, SECOND)]
+    pair = users if role == "user" else results
+    rendered = _shown(template, [QUESTION, assistant(call), *pair])
     before, first, rest = rendered.partition(FIRST)
     between, second, _ = rest.partition(SECOND)
     if not (first and second):
         return False
     if close.text:
         return close.text.strip() not in between
-    header = tokens.encode(before.rpartition(CALL)[2]).tolist()
+    header = tokens.encode(before.rpartition(call)[2]).tolist()
     return tokens.special_ids.isdisjoint({*header} & {*tokens.encode(between).tolist()})
 
 
-def _takes_reasoning(template: ChatTemplate, key: str) -> bool:
-    reasoned: list[Any] = [QUESTION, {**assistant(FIRST), key: REASON}]
-    return any(REASON in _shown(template, reasoned, prompt=prompt) for prompt in (True, False))
+def _shows_tools(template: ChatTemplate) -> bool:
+    tool = ToolSchema.of(FIRST, "Prints its argument.", {"text": {"type": "string", "description": "any"}})
+    return FIRST in _shown(template.with_arguments({"tools": [tool.to_dict()]}), [QUESTION])

@@ -6,98 +6,79 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from atropos_agent.errors import BridgeMismatch, RenderError
+from atropos_agent.renderer.bridge import (
+    BRIDGE_MISMATCH,
+    REASONING_CLOSED,
+    Bridge,
+    Continuation,
+    Crossing,
+    Rendered,
+)
 from atropos_agent.renderer.certificate import Certificate, certify
-from atropos_agent.renderer.joint import Suffix, join
+from atropos_agent.renderer.form import is_plain
+from atropos_agent.renderer.loading import load_tokenizer
+from atropos_agent.renderer.marks import Marks
 from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_assistant
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds, text_of
+from atropos_agent.renderer.turns import Turns
+from atropos_agent.trajectory import FinishReason, Json, Message, TokenIds, ToolSchema, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BRIDGE_MISMATCH = "bridge_mismatch"
-REASONING_CLOSED = "reasoning_closed"
-REASONING_CLOSE = "</think>"
-NON_CANONICAL_JOINT = "non_canonical_joint"
+NO_MARKS = Marks()
+CERTIFICATES_KEPT = 256
+"""Rollouts may bring tools of their own, and each set of tools is certified."""
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
 _CERTIFICATES: dict[str, Certificate] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rendered:
-    """A conversation with its generation prompt: `ids` int32[n], read-only, of `text`."""
-
-    ids: TokenIds
-    text: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bridge:
-    """What is appended after the sampled ids, none of it sampled: `ids` int32[n] of `text`.
-
-    The first `close_ids_added` of them end the turn. `notes` are words to be counted: foreign_close,
-    unreported_stop, reasoning_closed, non_canonical_joint, bridge_mismatch.
-    """
-
-    ids: TokenIds
-    text: str
-    close_ids_added: int
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Continuation:
-    """How the template itself goes on after a completion: `text` is its rendering of the whole.
-
-    `bridge` is what that adds to the last prompt and the sampled ids; None where it rewrites what they
-    show. `reasoning_closed`: the completion was cut inside its reasoning, and `text` shows it closed.
-    """
-
-    text: str
-    bridge: Bridge | None
-    reasoning_closed: bool
-
-
 class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
-    Immutable, and shareable between rollouts and threads. `stop_ids` are end tokens beside the
-    tokenizer's own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises
-    RenderError where the tokenizer is not a fast one or has no usable chat template.
+    Immutable, and shareable between rollouts and threads. `marks` are those of the dialect that the policy
+    speaks; without them nothing opens reasoning, and only the tokenizer's own control tokens are known.
+    `template_arguments` reach the template as they are. `stop_ids` are end tokens beside the tokenizer's
+    own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises RenderError where
+    the tokenizer is not a fast one or has no usable chat template.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
         *,
+        marks: Marks = NO_MARKS,
         template_arguments: Mapping[str, Json] | None = None,
         stop_ids: Iterable[int] = (),
         on_mismatch: Literal["count", "raise"] = "raise",
     ) -> None:
         self._template = ChatTemplate(tokenizer, template_arguments or {})
-        self._tokens = Tokens(tokenizer, stop_ids)
+        self._tokens = Tokens(tokenizer, stop_ids, marks.control_texts)
+        self._marks = marks
         self._on_mismatch = on_mismatch
-        parts = [self._template.digest, self._tokens.digest, *map(str, sorted(self._tokens.eos_ids))]
-        self._key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        self._key = self._identity()
         self._server_stop_ids: frozenset[int] = frozenset()
-        self._reasoning_close = self._tokens.encode(REASONING_CLOSE)
         self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
+
+    def _identity(self) -> str:
+        ends = map(str, sorted(self._tokens.eos_ids))
+        parts = [self._template.digest, self._tokens.digest, *ends, json.dumps(astuple(self._marks))]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @classmethod
     def load(
         cls,
         source: str | Path,
         *,
+        marks: Marks = NO_MARKS,
         chat_template: str | None = None,
         template_arguments: Mapping[str, Json] | None = None,
         on_mismatch: Literal["count", "raise"] = "raise",
@@ -107,22 +88,15 @@ class Renderer:
         `chat_template` replaces the template that comes with the tokenizer. Raises RenderError where they
         cannot be had, also offline.
         """
-        from transformers import AutoTokenizer
-
-        if (isinstance(source, Path) or source.startswith(("/", "."))) and not Path(source).is_dir():
-            raise RenderError(f"no folder {str(source)!r} to load a tokenizer from")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
-            stop_ids = _generation_stops(str(source))
-        except Exception as error:  # the tokenizers library raises it bare for a malformed file
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RenderError(
-                f"no tokenizer from {str(source)!r}: {first}; give a folder with tokenizer.json or a hub name"
-            ) from error
+        tokenizer, stop_ids = load_tokenizer(source)
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         return cls(
-            tokenizer, template_arguments=template_arguments, stop_ids=stop_ids, on_mismatch=on_mismatch
+            tokenizer,
+            marks=marks,
+            template_arguments=template_arguments,
+            stop_ids=stop_ids,
+            on_mismatch=on_mismatch,
         )
 
     def with_stop_ids(self, stop_ids: Iterable[int]) -> Renderer:
@@ -131,18 +105,49 @@ class Renderer:
         other._server_stop_ids = self._server_stop_ids.union(stop_ids)  # noqa: SLF001 - a fresh copy
         return other
 
+    def with_marks(self, marks: Marks) -> Renderer:
+        """The same renderer for a policy that speaks the dialect of these marks; itself where it does."""
+        if marks == self._marks:
+            return self
+        other = copy.copy(self)
+        other._marks = marks  # noqa: SLF001 - a fresh copy
+        other._tokens = self._tokens.with_control_texts(marks.control_texts)  # noqa: SLF001
+        other._key = other._identity()  # noqa: SLF001
+        return other
+
+    def with_tools(self, schemas: Sequence[ToolSchema]) -> Renderer:
+        """The same renderer with these tools as the template argument `tools`; none where there are none."""
+        tools: list[Json] = [schema.to_dict() for schema in schemas]
+        other = copy.copy(self)
+        other._template = self._template.with_arguments({"tools": tools or None})  # noqa: SLF001 - a fresh copy
+        other._key = other._identity()  # noqa: SLF001
+        return other
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of the dialect that the policy speaks."""
+        return self._marks
+
     @property
     def certificate(self) -> Certificate:
         """What is certified of this template and tokenizer; computed on first use, kept per process."""
         known = _CERTIFICATES.get(self._key)
         if known is None:
-            known = _CERTIFICATES[self._key] = certify(self._template, self._tokens, self._key)
+            known = certify(self._template, self._tokens, self._marks, self._key)
+            while len(_CERTIFICATES) >= CERTIFICATES_KEPT:
+                _CERTIFICATES.pop(next(iter(_CERTIFICATES)), None)
+            _CERTIFICATES[self._key] = known
         return known
 
     @property
     def opens_reasoning(self) -> bool:
-        """True where the generation prompt leaves a <think> open."""
+        """True where the generation prompt leaves reasoning open."""
         return self.certificate.opens_reasoning
+
+    @property
+    def shows_reasoning(self) -> bool:
+        """True where the template shows `reasoning` of assistant messages; elsewhere it is left out."""
+        return bool(self._template.form.reasoning_field)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -151,7 +156,7 @@ class Renderer:
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
-        """Every added token that is special or looks like a tag, and the Hermes tags; longest first."""
+        """Every added token that is special or looks like a tag, and the dialect's own; longest first."""
         return self._tokens.control_tokens
 
     @property
@@ -213,21 +218,22 @@ class Renderer:
         """What must follow `sampled` int32[m] until the next completion can be asked for.
 
         `messages` is the whole conversation; what comes after its last assistant message is new, and
-        only that is encoded. The template's own rendering of the opening and the last exchanges is
-        compared, of the whole conversation where `turn` is a power of two. Raises RenderError where the
-        certificate refuses the bridge, BridgeMismatch where that check fails.
+        only that is encoded. Where that message has `tool_calls`, `sampled` is what the template renders
+        the message into, and their results come next. The template's own rendering of the opening and the
+        last exchanges is compared, of the whole conversation where `turn` is a power of two. Raises
+        RenderError where the certificate refuses the bridge, BridgeMismatch where that check fails.
         """
-        certificate = self.certificate
-        if not certificate.bridge:
-            raise RenderError(
-                f"no bridge for this chat template: {'; '.join(certificate.reasons)}; "
-                "agent.history=template does without one"
-            )
         last = last_assistant(messages)
-        text = self._template.after_sentinel(messages[last + 1 :])
-        held = holds_at(self._template, messages, text, turn=turn)
-        notes = [] if held else [self._mismatch(last, text)]
-        return self._cross(text, sampled, finish, notes)
+        answer, following = messages[last], messages[last + 1 :]
+        if reason := self.certificate.refusal(answer, following):
+            raise RenderError(
+                f"no bridge for this chat template: {reason}; agent.history=template does without one"
+            )
+        turns = self._turns
+        suffix = turns.after(answer, following)
+        held = holds_at(turns, messages, suffix, turn=turn)
+        notes = [] if held else [self._mismatch(last, suffix)]
+        return self._crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, notes)
 
     def continuation(
         self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
@@ -240,46 +246,36 @@ class Renderer:
         Raises RenderError where the template refuses the conversation.
         """
         last = last_assistant(messages)
-        suffix = self._template.after_sentinel(messages[last + 1 :]) if self.certificate.bridge else None
-        bridge = None if suffix is None else self._cross(suffix, sampled, finish, [])
-        closing = self.is_cut_in_reasoning(sampled, finish) if bridge is None else _closes(bridge)
-        told = text_of(messages[last]) + REASONING_CLOSE * closing
-        text = self._template.text(
-            [*messages[:last], {"role": "assistant", "content": told}, *messages[last + 1 :]]
-        )
+        answer, following = messages[last], messages[last + 1 :]
+        bridge, suffix, crossing = None, "", self._crossing
+        if not self.certificate.refusal(answer, following):
+            suffix = self._turns.after(answer, following)
+            bridge = crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, [])
+            closing = REASONING_CLOSED in bridge.notes
+        else:
+            closing = crossing.is_cut_in_reasoning(sampled, finish)
+        close = self._marks.reasoning_close * closing
+        told = (text_of(answer) if is_plain(answer) else self.decode_completion(sampled)) + close
+        if closing and is_plain(answer):
+            messages = [*messages[:last], {"role": "assistant", "content": told}, *following]
+        text = self._template.text(messages)
         if bridge is None or text != f"{shown}{told}{suffix}":
-            bridge = self._added(text, f"{shown}{self.decode(sampled)}", closing)
+            bridge = crossing.added(text, f"{shown}{self.decode(sampled)}", close)
         return Continuation(text, bridge, closing)
+
+    @property
+    def _turns(self) -> Turns:
+        return Turns(self._template, self._marks, self.certificate.tool_bridge.calls_end)
+
+    @property
+    def _crossing(self) -> Crossing:
+        certificate = self.certificate
+        canonical, opens = certificate.joint == "canonical", certificate.opens_reasoning
+        return Crossing(self._tokens, self._marks, self.stop_ids, opens_reasoning=opens, canonical=canonical)
 
     def is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
         """True where `sampled` int32[m] was cut off with its reasoning still open."""
-        ended = finish is FinishReason.STOP or not self.stop_ids.isdisjoint(sampled[-1:].tolist())
-        return not ended and self._leaves_reasoning_open(sampled)
-
-    def _added(self, text: str, before: str, closing: bool) -> Bridge | None:
-        """What `text` adds to `before`, as a bridge; None where it does not begin with it."""
-        if not text.startswith(before + REASONING_CLOSE * closing):
-            return None
-        added = text[len(before) :]
-        return Bridge(self._tokens.encode(added), added, 0, (REASONING_CLOSED,) * closing)
-
-    def _cross(self, text: str, sampled: TokenIds, finish: FinishReason, notes: list[str]) -> Bridge:
-        """The bridge where the template writes `text` after the assistant's text."""
-        certificate = self.certificate
-        suffix = Suffix(text, certificate.close_text, self._tokens)
-        joint = join(suffix, sampled, finish, tokens=self._tokens, stop_ids=self.stop_ids)
-        notes += joint.notes
-        ids = self._tokens.encode(text[joint.characters :]) if joint.ids is None else suffix.ids[joint.ids :]
-        text = text[joint.characters :]
-        close_ids = joint.close_ids
-        if finish is not FinishReason.STOP and not joint.closed and self._leaves_reasoning_open(sampled):
-            ids = np.concatenate([self._reasoning_close, ids])
-            text = f"{REASONING_CLOSE}{text}"
-            close_ids += len(self._reasoning_close)
-            notes.append(REASONING_CLOSED)
-        if certificate.joint == "non-canonical" and not joint.closed:
-            notes.append(NON_CANONICAL_JOINT)
-        return Bridge(ids, text, close_ids, tuple(notes))
+        return self._crossing.is_cut_in_reasoning(sampled, finish)
 
     def check_bridges(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """Compare every bridge of a finished conversation with the template's rendering of the whole.
@@ -287,8 +283,11 @@ class Renderer:
         Returns the words to be counted. Raises BridgeMismatch where one differs. Templates that rewrite
         earlier observations are held to the last bridge alone.
         """
-        earlier = not self.certificate.rewrites_observations
-        missing = first_mismatch(self._template, messages, earlier=earlier)
+        certificate = self.certificate
+        rewrites = certificate.rewrites_observations
+        if any(message["role"] == "tool" for message in messages):
+            rewrites |= certificate.tool_bridge.rewrites_results
+        missing = first_mismatch(self._turns, messages, earlier=not rewrites)
         return () if missing is None else (self._mismatch(*missing),)
 
     def _mismatch(self, index: int, suffix: str) -> str:
@@ -299,23 +298,3 @@ class Renderer:
                 "conversation; it branches on something no probe holds"
             )
         return BRIDGE_MISMATCH
-
-    def _leaves_reasoning_open(self, sampled: TokenIds) -> bool:
-        text = self._tokens.decode(sampled)
-        opened = text.rfind("<think>")
-        closed = text.rfind("</think>")
-        return closed < opened if opened >= 0 else self.opens_reasoning and closed < 0
-
-
-def _closes(bridge: Bridge) -> bool:
-    return REASONING_CLOSED in bridge.notes
-
-
-def _generation_stops(source: str) -> list[int]:
-    from transformers.utils.hub import cached_file
-
-    path = cached_file(source, "generation_config.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return []
-    ends = json.loads(Path(path).read_bytes()).get("eos_token_id")
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -11,26 +11,24 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from atropos_agent.errors import RenderError
-from atropos_agent.renderer.template import SENTINELS, ChatTemplate
-from atropos_agent.trajectory import Message, text_of
+from atropos_agent.renderer.turns import Turns, calls_of
+from atropos_agent.trajectory import Message
 
 RECENT_EXCHANGES = 2
 
 
-def holds_at(template: ChatTemplate, messages: Sequence[Message], suffix: str, *, turn: int) -> bool:
+def holds_at(turns: Turns, messages: Sequence[Message], suffix: str, *, turn: int) -> bool:
     """True where the template writes exactly `suffix` after the last assistant's text of `messages`.
 
     A window that differs or is refused proves nothing; then, too, the whole conversation decides.
     """
     whole = turn & (turn - 1) == 0
-    return (not whole and _window_shows(template, messages, suffix)) or _shows_last(
-        template, messages, suffix
-    )
+    return (not whole and _window_shows(turns, messages, suffix)) or _shows_last(turns, messages, suffix)
 
 
-def _window_shows(template: ChatTemplate, messages: Sequence[Message], suffix: str) -> bool:
+def _window_shows(turns: Turns, messages: Sequence[Message], suffix: str) -> bool:
     try:
-        return _shows_last(template, window(messages), suffix)
+        return _shows_last(turns, window(messages), suffix)
     except RenderError:
         return False
 
@@ -46,7 +44,7 @@ def window(messages: Sequence[Message], exchanges: int = RECENT_EXCHANGES) -> Se
 
 
 def first_mismatch(
-    template: ChatTemplate, messages: Sequence[Message], *, earlier: bool = True
+    turns: Turns, messages: Sequence[Message], *, earlier: bool = True
 ) -> tuple[int, str] | None:
     """The first bridge of a conversation that its rendering does not show, and in that order.
 
@@ -55,24 +53,29 @@ def first_mismatch(
     """
     *before, (last, following) = exchanges_of(messages)
     messages = messages[: last + 1 + len(following)]
-    suffix = template.after_sentinel(following)
-    rendered = template.text(messages)
-    missing = first_missing(template, rendered, before) if earlier else None
-    if missing is None and not _shows_last(template, messages, suffix, rendered):
+    suffix = turns.after(messages[last], following)
+    rendered = turns.template.text(messages)
+    missing = first_missing(turns, rendered, messages, before) if earlier else None
+    if missing is None and not _shows_last(turns, messages, suffix, rendered):
         return last, suffix
     return missing
 
 
 def first_missing(
-    template: ChatTemplate, rendered: str, exchanges: Sequence[tuple[int, Sequence[Message]]]
+    turns: Turns,
+    rendered: str,
+    messages: Sequence[Message],
+    exchanges: Sequence[tuple[int, Sequence[Message]]],
 ) -> tuple[int, str] | None:
-    """The first of these exchanges that `rendered` does not show in order: its index and its text.
+    """The first of these exchanges of `messages` that `rendered` does not show in order: its index and text.
 
     Of exchanges with equal texts, it is the last that is reported.
     """
-    at = 0
+    at, prompt = 0, turns.template.generation_prompt
     for index, following in exchanges:
-        text = template.after_sentinel(following).removesuffix(template.generation_prompt)
+        if calls_of(messages[index]) and not turns.calls_end:
+            continue  # not bridged: calls of the opening
+        text = turns.after(messages[index], following).removesuffix(prompt)
         found = rendered.find(text, at)
         if found < 0:
             return index, text
@@ -92,27 +95,20 @@ def _exchanges(messages: Sequence[Message]) -> Iterator[tuple[int, Sequence[Mess
             yield index, messages[index + 1 : end]
 
 
-def _shows_last(
-    template: ChatTemplate, messages: Sequence[Message], suffix: str, rendered: str | None = None
-) -> bool:
-    """True where the rendering ends with `suffix`, right after the last assistant's text, however that
-    text itself was trimmed or stripped."""
-    rendered = template.text(messages) if rendered is None else rendered
+def _shows_last(turns: Turns, messages: Sequence[Message], suffix: str, rendered: str | None = None) -> bool:
+    """True where the rendering ends with `suffix`, right after the last assistant's turn, however its text
+    was trimmed or stripped."""
+    rendered = turns.template.text(messages) if rendered is None else rendered
     if not rendered.endswith(suffix):
         return False
     last = last_assistant(messages)
-    answer = text_of(messages[last]).rpartition("</think>")[2]
-    before = rendered[: len(rendered) - len(suffix)]
-    if answer.strip() and before.endswith((answer.lstrip(), answer.strip())):
-        return True
-    return _after_marked(template, messages, last) == suffix
-
-
-def _after_marked(template: ChatTemplate, messages: Sequence[Message], last: int) -> str:
-    """What follows a mark put behind that text, for templates that rewrite it beyond recognition."""
-    mark = SENTINELS[0]
-    marked: Message = {"role": "assistant", "content": text_of(messages[last]) + mark}
-    return template.text([*messages[:last], marked, *messages[last + 1 :]]).partition(mark)[2]
+    if not calls_of(messages[last]):
+        answer = turns.answer_of(messages[last])
+        before = rendered[: len(rendered) - len(suffix)]
+        if answer.strip() and before.endswith((answer.lstrip(), answer.strip())):
+            return True
+    # A mark also finds the end of calls, and of a text that the template rewrites beyond recognition.
+    return turns.after_marked(messages, last) == suffix
 
 
 def last_assistant(messages: Sequence[Message]) -> int:

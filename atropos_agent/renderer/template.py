@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError
 
 from atropos_agent.errors import BridgeMismatch, RenderError
+from atropos_agent.renderer.form import Form, fill_in, find_form, is_plain, plain_json
+from atropos_agent.renderer.jinja import compile_template
 from atropos_agent.trajectory import Json, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_Judge: TypeAlias = Callable[[object, str, object], bool]
 SENTINELS = ("Zq7sentinelKx", "jumps over 3 lazy dogs, e.g.")
 QUESTION: Message = {"role": "user", "content": "What is it?"}
 
@@ -26,35 +27,64 @@ QUESTION: Message = {"role": "user", "content": "What is it?"}
 class ChatTemplate:
     """Messages to text. Immutable; rendering is safe from any thread.
 
-    The clock that `strftime_now` reads stands still from construction on. Templates that take content
-    only as a list of parts are recognised and served. `digest` identifies template and inputs.
+    The clock that `strftime_now` reads stands still from construction on. `content_as_parts`: the template
+    takes content only as a list of parts. `digest` identifies template and inputs.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Json]) -> None:
-        source = _source(tokenizer)
-        self._template = _compile(source)
-        now = datetime.now().astimezone()
-        special: Mapping[str, str] = tokenizer.special_tokens_map
-        frozen = {**special, **json.loads(json.dumps(dict(arguments)))}
-        identity = json.dumps([source, frozen], sort_keys=True, default=str)
-        self.digest: str = hashlib.sha256(identity.encode()).hexdigest()
-        inputs = {"tools": None, "documents": None, "strftime_now": now.strftime, **frozen}
-        self._inputs = {**self._template.globals, **inputs}
+        self._source = _source(tokenizer)
+        self._template = compile_template(self._source)
         self._kept: dict[object, str] | None = None
+        special: Mapping[str, str] = tokenizer.special_tokens_map
         self.bos_token: str = str(special.get("bos_token") or "")
+        self._special = special
+        self._clock = datetime.now().astimezone().strftime
+        self._freeze(arguments)
         self.content_as_parts: bool = not self._shows_content(parts=False) and self._shows_content(parts=True)
+        self._plain_form = Form(self.content_as_parts)
+
+    def _freeze(self, arguments: Mapping[str, Json]) -> None:
+        self._arguments: Mapping[str, Json] = json.loads(json.dumps(plain_json(arguments)))
+        given = {**self._special, **self._arguments}
+        identity = json.dumps([self._source, given], sort_keys=True, default=str)
+        self.digest: str = hashlib.sha256(identity.encode()).hexdigest()
+        defaults = {"tools": None, "documents": None, "strftime_now": self._clock}
+        self._inputs: Mapping[str, object] = {**self._template.globals, **defaults, **given}
+
+    def with_arguments(self, arguments: Mapping[str, Json]) -> ChatTemplate:
+        """The same template and clock with these arguments beside the ones that it has."""
+        other = copy.copy(self)
+        for derived in ("form", "generation_prompt"):
+            other.__dict__.pop(derived, None)
+        other._kept = None if self._kept is None else {}  # noqa: SLF001 - a fresh copy
+        other._freeze({**self._arguments, **arguments})  # noqa: SLF001 - a fresh copy
+        return other
+
+    @cached_property
+    def form(self) -> Form:
+        """How messages with calls, reasoning or parts go into this template."""
+        return find_form(self._rendered, parts=self.content_as_parts)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
         """The rendered conversation, with the generation prompt unless `prompt` is False.
 
-        Raises RenderError with the template's own message.
+        Raises RenderError with the template's own message, and for a message that cannot be shown.
         """
         if self._kept is None:
-            return self._render(messages, prompt=prompt, parts=self.content_as_parts)
-        key = prompt, tuple([tuple(message.items()) for message in messages])
+            return self._rendered(self._filled_in(messages), prompt=prompt)
+        key = prompt, repr([*messages])
         if key not in self._kept:
-            self._kept[key] = self._render(messages, prompt=prompt, parts=self.content_as_parts)
+            self._kept[key] = self._rendered(self._filled_in(messages), prompt=prompt)
         return self._kept[key]
+
+    def _filled_in(self, messages: Sequence[Message]) -> Sequence[Mapping[str, object]]:
+        """`messages` themselves where the template takes them as they are: the hot path copies nothing."""
+        if not self.content_as_parts and all(map(is_plain, messages)):
+            return messages
+        return [fill_in(message, at, self._form_for(message)) for at, message in enumerate(messages)]
+
+    def _form_for(self, message: Message) -> Form:
+        return self._plain_form if is_plain(message) else self.form
 
     def remembering(self) -> ChatTemplate:
         """The same template, keeping every rendering: for probes, which share most of their parts."""
@@ -97,17 +127,14 @@ class ChatTemplate:
     def _shows_content(self, *, parts: bool) -> bool:
         probe: Message = {"role": "user", "content": SENTINELS[0]}
         try:
-            return SENTINELS[0] in self._render([probe], prompt=True, parts=parts)
+            return SENTINELS[0] in self._rendered([fill_in(probe, 0, Form(parts))])
         except RenderError:
             return False
 
-    def _render(self, messages: Sequence[Message], *, prompt: bool, parts: bool) -> str:
-        shown: list[object] = [*messages]
-        if parts:
-            shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    def _rendered(self, messages: Sequence[Mapping[str, object]], *, prompt: bool = True) -> str:
         try:
-            # Template.render would merge the globals anew, which costs more than rendering a conversation
-            inputs = {**self._inputs, "messages": shown, "add_generation_prompt": prompt}
+            # Template.render would merge the globals again, which costs more than rendering a conversation
+            inputs = {**self._inputs, "messages": messages, "add_generation_prompt": prompt}
             return "".join(self._template.root_render_func(self._template.new_context(inputs, shared=True)))
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise RenderError(f"the chat template refuses this conversation: {error}") from error
@@ -128,29 +155,3 @@ def _source(tokenizer: PreTrainedTokenizerFast) -> str:
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; set tokenizer.chat_template"
         ) from error
     return str(template)
-
-
-def _compile(source: str) -> Template:
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    try:
-        environment: Any = _compile_jinja_template(source).environment.overlay()
-        environment.is_safe_attribute = _decided_once(environment.is_safe_attribute)
-        compiled: Template = environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise RenderError(f"the chat template is not valid Jinja: line {error.lineno}: {error}") from error
-    return compiled
-
-
-def _decided_once(is_safe: _Judge) -> _Judge:
-    """The sandbox's judgement of an attribute, which depends on type and name alone, made once for each:
-    made at every access it is what most of rendering a large template costs."""
-    known: dict[tuple[type, str], bool] = {}
-
-    def decided(of: object, attribute: str, value: object) -> bool:
-        key = type(of), attribute
-        if key not in known:
-            known[key] = is_safe(of, attribute, value)
-        return known[key]
-
-    return decided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,26 +19,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BREAK = "\u200b"
-HERMES_TAGS = (
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_call>",
-    "<tool_response>",
-    "</tool_response>",
-    "<tools>",
-    "</tools>",
-)
 
 
 class Tokens:
     """The token side of a renderer. Immutable; encoding and decoding are safe from any thread.
 
     `eos_ids` are the end tokens that the tokenizer and the caller declare. `control_ids` are the ids of
-    the added tokens that are special or look like a tag.
+    the added tokens that are special or look like a tag. `control_tokens` are their texts and the caller's
+    `control_texts`, longest first.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, eos_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        eos_ids: Iterable[int] = (),
+        control_texts: Iterable[str] = (),
+    ) -> None:
         from tokenizers import Tokenizer
 
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -58,10 +55,15 @@ class Tokens:
         control = {i: t.content for i, t in self._added.items() if t.special or _looks_like_tag(t.content)}
         self.control_ids: frozenset[int] = frozenset(control)
         self.special_ids: frozenset[int] = frozenset(i for i, token in self._added.items() if token.special)
-        self.control_tokens: tuple[str, ...] = tuple(
-            sorted({*control.values(), *HERMES_TAGS}, key=lambda t: (-len(t), t))
-        )
+        self._own_control = frozenset(control.values())
+        self.control_tokens: tuple[str, ...] = _longest_first(self._own_control.union(control_texts))
         self._breakable = self.control_ids - _ids(tokenizer.unk_token_id)
+
+    def with_control_texts(self, control_texts: Iterable[str]) -> Tokens:
+        """The same tokens with these control texts beside the tokenizer's own, in place of earlier ones."""
+        other = copy.copy(self)
+        other.control_tokens = _longest_first(self._own_control.union(control_texts))
+        return other
 
     def encode(self, text: str) -> TokenIds:
         """Ids of `text`, int32[n]; control tokens in it become control ids, none is added."""
@@ -127,6 +129,10 @@ class Tokens:
             table[piece] = None if piece in table else token
         table.pop(b"", None)
         return table
+
+
+def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _is_byte_level(serialised: str) -> bool:

@@ -1,29 +1,25 @@
-"""Tools and how a call is run. Knows no policy and no concrete tool."""
+"""Tools, the gate before a call, and how a call is run. Knows no policy and no concrete tool."""
 
-from atropos_agent.toolset.registry import (
-    CALL_DEADLINE,
-    MAX_OBSERVATION_CHARS,
-    ExecuteTool,
-    Tool,
-    ToolContext,
-    ToolRegistry,
-    argument_problems,
-    bind,
-    bound_text,
-    failure,
-)
+from atropos_agent.toolset.bounds import MAX_OBSERVATION_CHARS, bound_text
+from atropos_agent.toolset.gate import Allow, Decision, Deny, Gate, Replace, Verdict, decide
+from atropos_agent.toolset.registry import ToolRegistry
+from atropos_agent.toolset.tool import ExecuteTool, Tool, ToolContext, failure
 from atropos_agent.trajectory import ToolSchema
 
 __all__ = [
-    "CALL_DEADLINE",
     "MAX_OBSERVATION_CHARS",
+    "Allow",
+    "Decision",
+    "Deny",
     "ExecuteTool",
+    "Gate",
+    "Replace",
     "Tool",
     "ToolContext",
     "ToolRegistry",
     "ToolSchema",
-    "argument_problems",
-    "bind",
+    "Verdict",
     "bound_text",
+    "decide",
     "failure",
 ]

@@ -16,7 +16,8 @@ from atropos_agent.trajectory.values import Json
 
 
 class StopReason(StrEnum):
-    """Why a rollout ended. The first group is the policy's own doing, the last is infrastructure."""
+    """Why a rollout ended. Up to WALL_TIME it is the policy's own doing. UNFINISHED is never recorded: it
+    marks a result that was taken while its run goes on."""
 
     FINAL_ANSWER = "final_answer"
     MAX_STEPS = "max_steps"
@@ -28,6 +29,7 @@ class StopReason(StrEnum):
     SANDBOX_LOST = "sandbox_lost"
     WALL_TIME = "wall_time"
     CANCELLED = "cancelled"
+    UNFINISHED = "unfinished"
     REQUEST_TIMEOUT = "request_timeout"
     ERROR = "error"
 

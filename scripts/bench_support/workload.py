@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atropos_agent.dialects.hermes import result_to_xml
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call, result_to_xml
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import LlamaCppFormat, VllmFormat
 from atropos_agent.renderer import Renderer

@@ -7,12 +7,12 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.errors import ContextOverflow, RequestTimeout, SandboxLost, ServerUnreachable
 from atropos_agent.events import EventType
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing import FakePolicy, FakeReply
-from atropos_agent.toolset import ToolRegistry, ToolSchema
+from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema
 from atropos_agent.trajectory import Blame, FailureKind, FinishReason, Provenance, StopReason, ToolResult
 from tests.tokenizers_for_tests import chatml_renderer
 
@@ -309,13 +309,30 @@ async def test_waiting_for_the_server_takes_nothing_from_the_rollouts_own_time()
 
 
 async def test_a_tool_that_raises_through_a_callers_own_executor_is_an_observation():
-    async def broken(call):
+    async def broken(call, context):
         raise ValueError("no such luck")
 
     subject, _ = agent([CALL, "done"])
     result = await subject.run("do it", execute_tool=broken)
     assert result.success
     assert "ValueError: no such luck" in result.steps[0].observation
+
+
+async def test_each_call_runs_in_the_runs_context_with_an_id_and_a_deadline_of_its_own():
+    seen: list[ToolContext] = []
+
+    class Watch(Echo):
+        async def execute(self, arguments, context):
+            seen.append(context)
+            return await super().execute(arguments, context)
+
+    subject, _ = agent([CALL + CALL, CALL, "done"], Watch())
+    context = ToolContext(rollout_id="r", deps="mine")
+    await subject.run("do it", context=context)
+    assert [each.call_id for each in seen] == ["1.1", "1.2", "2.1"]
+    assert [each.deadline for each in seen] == sorted({each.deadline for each in seen})
+    assert [replace(each, call_id="", deadline=None) for each in seen] == [context] * 3
+    assert all(each.jobs is context.jobs and each.sessions is context.sessions for each in seen)
 
 
 async def test_a_tool_knows_when_its_call_must_be_over():

@@ -8,13 +8,13 @@ import numpy as np
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.policy.protocol import Capabilities, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import Completion, LogprobProvenance, Provenance, ToolResult
 from tests.tokenizers_for_tests import tokenizer_for
 
-RENDERER = Renderer(tokenizer_for("chatml"))
+RENDERER = Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)
 CALL = render_call("look", {})
 
 
@@ -42,7 +42,7 @@ class RepeatingPolicy:
         pass
 
 
-async def look(call):
+async def look(call, context):
     return ToolResult(success=True, output="nothing new")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeServer, Fault
@@ -18,7 +19,7 @@ from atropos_agent.trajectory import AgentResult
 from tests.agent.test_agent_wires import Echo
 from tests.tokenizers_for_tests import tokenizer_for
 
-RENDERER = Renderer(tokenizer_for("chatml"))
+RENDERER = Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)
 STOP = int(RENDERER.certificate.close_ids[0])
 CALL = '<tool_call>{"name": "echo", "arguments": {"text": "hi"}}</tool_call>'
 

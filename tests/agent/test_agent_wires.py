@@ -8,7 +8,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig, DebugSettings
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeReply, FakeServer, Fault
@@ -121,7 +121,7 @@ async def test_a_fault_costs_one_rollout_and_keeps_its_earlier_steps(wire, fault
     assert (len(bad.trajectory_data.spans), bad.num_steps) == (1, 1)
 
 
-TRIMMING = Renderer(tokenizer_for("trimming"))
+TRIMMING = Renderer(tokenizer_for("trimming"), marks=HERMES_MARKS)
 
 
 @pytest.mark.parametrize("wire", [Wire.CHAT_IDS, Wire.CHAT_LOGPROBS, Wire.CHAT])
@@ -184,7 +184,7 @@ REWRITTEN = [
 
 async def rewritten(name: str, wire: Wire, history: Literal["append", "template"]) -> AgentResult:
     """A rollout with a template that rewrites what a policy says."""
-    renderer = Renderer(tokenizer_for(name))
+    renderer = Renderer(tokenizer_for(name), marks=HERMES_MARKS)
     script = ["hm\n</think>\n" * renderer.opens_reasoning + text for text in REWRITTEN]
     async with FakeServer(
         lambda ask: script[min(ask.turn, 4) - 1],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.errors import ServerUnreachable
 from atropos_agent.policy import Wire
 from atropos_agent.renderer import Renderer
@@ -47,10 +47,10 @@ Mode = Literal["append", "template"]
 
 @cache
 def renderer_for(name: str) -> Renderer:
-    return Renderer(tokenizer_for(name))
+    return Renderer(tokenizer_for(name), marks=HERMES_MARKS)
 
 
-async def look(call):
+async def look(call, context):
     return ToolResult(success=True, output="nothing new")
 
 
@@ -163,7 +163,7 @@ async def test_a_branch_that_no_probe_holds_begins_another_sequence_where_append
     tokenizer = tokenizer_for("chatml")
     noted = "m.content + (' (noted)' if 'xyzzy' in m.content else '')"
     tokenizer.chat_template = tokenizer.chat_template.replace("m.content", noted)
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, marks=HERMES_MARKS)
     assert renderer.certificate.history_stable
     for mode, breaks, error in (
         ("append", (), "BridgeMismatch"),

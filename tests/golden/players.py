@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from atropos_agent import errors
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy import HttpPolicy, ManagedPolicy, Policy
 from atropos_agent.policy import Wire as ProjectWire
 from atropos_agent.policy.callable import CallablePolicy, Generated
@@ -41,7 +42,7 @@ def renderer_for(name: str) -> tuple[Renderer, int]:
     if name == "noted":
         tokenizer.chat_template = tokenizer.chat_template.replace("m.content", NOTED)
     assert isinstance(tokenizer.eos_token_id, int)
-    return Renderer(tokenizer), tokenizer.eos_token_id
+    return Renderer(tokenizer, marks=HERMES_MARKS), tokenizer.eos_token_id
 
 
 class Script:

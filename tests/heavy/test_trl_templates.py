@@ -15,9 +15,12 @@ import pytest
 import renderers
 from hypothesis import given, settings
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.renderer import Renderer
+from atropos_agent.trajectory import FinishReason, Message, ToolSchema
 from tests.conversations import CONVERSATIONS, ROLLOUTS, check_prediction, check_rollout
 from tests.family_tokenizers import family_tokenizer
+from tests.renderer.tool_templates import call, calling, result
 from tests.renderers_oracle import Pair
 from tests.rollouts import ANY_SPEED
 
@@ -25,6 +28,7 @@ TRL = find_spec("trl")
 if TRL is None or TRL.origin is None:
     raise ModuleNotFoundError("trl is not installed: pip install --no-deps trl")
 TEMPLATES = {path.stem: path for path in (Path(TRL.origin).parent / "chat_templates").glob("*.jinja")}
+LOOK = ToolSchema.of("look", "Looks a page up.", {"page": {"type": "string", "description": "its number"}})
 COMPARED = {
     "deepseek_r1_distill": ("DeepSeekR1", {}),
     "deepseekv3": ("DeepSeekR1", {}),
@@ -80,7 +84,7 @@ DIFFERENCES = [
 @cache
 def certified(name: str) -> tuple[Renderer, list[int]]:
     tokenizer, stops = family_tokenizer(name, TEMPLATES[name].read_text())
-    return Renderer(tokenizer, stop_ids=stops), stops
+    return Renderer(tokenizer, stop_ids=stops, marks=HERMES_MARKS), stops
 
 
 def test_trl_ships_templates():
@@ -110,6 +114,38 @@ def test_a_rollout_loses_no_turn_and_each_ends_once(name, history, kinds):
     renderer, stops = certified(name)
     for stop_id in stops:
         check_rollout(renderer, stop_id, kinds, history=history)
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_template_renders_as_in_transformers(name):
+    tokenizer, _ = family_tokenizer(name, TEMPLATES[name].read_text())
+    renderer = Renderer(tokenizer).with_tools([LOOK])
+    chat = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On <b>3</b>."}]
+    chat.append({"role": "user", "content": "ça 漢字?"})
+    in_parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
+    given = in_parts if renderer.certificate.habits.content_as_parts else chat
+    assert renderer.text(chat) == tokenizer.apply_chat_template(
+        given, tools=[LOOK.to_dict()], tokenize=False, add_generation_prompt=True
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_what_is_appended_after_calls_is_what_the_template_renders(name):
+    renderer = certified(name)[0].with_tools([LOOK])
+    tools = renderer.certificate.tool_bridge
+    if not tools.after_calls:
+        assert any(reason.startswith("after calls") for reason in tools.reasons)
+        return
+    talk: list[Message] = [{"role": "user", "content": "Where is it?"}]
+    for number in (1, 2, 3):
+        made = call(number, {"page": f"p{number}"})
+        talk += [calling([made]), result(made, f"it is not on p{number}")]
+        rendered = renderer.text(talk)
+        before, _, rest = rendered.rpartition(f"p{number}")[0].rpartition(f"p{number}")
+        sampled = renderer.encode(f"p{number}{rest.partition(tools.calls_end)[0]}{tools.calls_end}")
+        bridge = renderer.bridge(talk, sampled, finish=FinishReason.STOP, turn=number)
+        assert before + renderer.decode(sampled) + bridge.text == rendered
+    assert renderer.check_bridges(talk) == ()
 
 
 def test_every_renderer_of_theirs_is_compared_or_said_not_to_be():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from atropos_agent.config import AgentConfig, EnvConfig, SandboxConfig, load_run_config, validate
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.environment.contract import sandbox_spec
 from atropos_agent.errors import ConfigError, SandboxUnavailable, ServerUnreachable, TaskError

@@ -32,7 +32,7 @@ def test_the_environment_example_scores_a_rollout(tmp_path):
 import asyncio
 from spell import Spell
 from atropos_agent.testing import FakePolicy
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import render_call
 from tests.tokenizers_for_tests import chatml_renderer
 
 async def main():

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import FinishReason, Provenance, SequenceData
@@ -38,7 +39,7 @@ def all_recorded(pytestconfig) -> dict[Wire, Recorded]:
 
 
 async def record_all(kind, python) -> dict[Wire, Recorded]:
-    renderer = Renderer.load(model_folder())
+    renderer = Renderer.load(model_folder(), marks=HERMES_MARKS)
     async with serving(kind, python) as url:
         return {wire: await record(url, wire, renderer) for wire in WIRES[kind]}
 

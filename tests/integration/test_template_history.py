@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from atropos_agent.collect import Collector
 from atropos_agent.config import AgentConfig, CollectConfig, SandboxConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy import HttpPolicy
 from atropos_agent.policy.embedded import start_embedded_server
 from atropos_agent.record.rundir import GroupRecord, RunDir, read_groups
@@ -48,7 +49,7 @@ def recorded(tmp_path_factory) -> Recorded:
     model = model_folder()
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     tokenizer.chat_template = LAST_AS_WRITTEN
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, marks=HERMES_MARKS)
     path = tmp_path_factory.mktemp("runs") / "run"
     sessions = asyncio.run(collect(model, renderer, path))
     return list(read_groups(path)), sessions, renderer

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from atropos_agent.config import AgentConfig, SandboxConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy import EmbeddedPolicy, HttpPolicy
 from atropos_agent.policy.embedded import start_embedded_server
 from atropos_agent.renderer import Renderer
@@ -30,7 +31,7 @@ def recorded() -> Recorded:
 
 async def record() -> Recorded:
     policy = EmbeddedPolicy()
-    renderer = Renderer.load(policy.tokenizer_path)
+    renderer = Renderer.load(policy.tokenizer_path, marks=HERMES_MARKS)
     server = await start_embedded_server(policy.tokenizer_path / "model.gguf")
     try:
         async with RecordingProxy(server.url) as proxy:

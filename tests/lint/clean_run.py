@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atropos_agent.agent import AtroposAgent
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.export import scored_group
 from atropos_agent.policy.embedded import EMBEDDED_MODEL
 from atropos_agent.policy.protocol import Wire
@@ -32,7 +32,7 @@ class Echo:
 
 def shipped_renderer() -> Renderer:
     """The tokenizer that the package ships needs no weights."""
-    return Renderer.load(EMBEDDED_MODEL)
+    return Renderer.load(EMBEDDED_MODEL, marks=HERMES_MARKS)
 
 
 def scripts_of(group: int, index: int) -> list[str | FakeReply]:

@@ -2,7 +2,7 @@ import orjson
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.export import scored_group
 from atropos_agent.lint import Linter, Source, Vocabulary, sources
 from atropos_agent.policy import HttpPolicy
@@ -52,7 +52,7 @@ async def test_logprobs_that_were_asked_for_afterwards_are_no_defect(tmp_path):
 
 async def test_every_sequence_of_a_rewritten_history_is_checked_and_the_break_told(tmp_path):
     """The template trims what the policy wrote, so every turn begins another sequence."""
-    renderer, rollouts = Renderer(tokenizer_for("trimming")), []
+    renderer, rollouts = Renderer(tokenizer_for("trimming"), marks=HERMES_MARKS), []
     (stop_id,) = renderer.certificate.stop_ids
     for index in range(2):
         call = render_call("echo", {"text": f"{index}"})

@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.renderer import Renderer
-from atropos_agent.renderer.probes import CORE_FOLLOWINGS, TEXTS
+from atropos_agent.renderer.probes import CORE_FOLLOWINGS, texts
 from tests.conversations import ANSWERED, CONVERSATIONS, ROLLOUTS, SAID, check_prediction, check_rollout
 from tests.family_tokenizers import family_tokenizer
 from tests.rollouts import ANY_SPEED
@@ -20,11 +21,11 @@ PREDICTED = sorted(TEMPLATES.keys() - UNPREDICTED)
 
 @cache
 def renderer_for(name: str) -> Renderer:
-    return Renderer(tokenizer_for(name))
+    return Renderer(tokenizer_for(name), marks=HERMES_MARKS)
 
 
 def test_every_kind_is_spoken():
-    assert SAID.keys() == TEXTS.keys()
+    assert SAID.keys() == texts(HERMES_MARKS).keys()
     assert ANSWERED.keys() == {*CORE_FOLLOWINGS}
 
 
@@ -49,7 +50,7 @@ def test_a_rollout_has_as_many_sequences_as_predicted_and_each_turn_ends_once(na
 def test_special_tokens_that_eat_white_space_end_each_turn_once(history, kinds):
     template = TEMPLATES["end_of_text"].replace("<|eot|>", "<|end|>")
     tokenizer, stops = family_tokenizer("phi3", template, ("<|user|>", "<|assistant|>"))
-    renderer = Renderer(tokenizer, stop_ids=stops)
+    renderer = Renderer(tokenizer, stop_ids=stops, marks=HERMES_MARKS)
     assert len(renderer.encode("<|end|>\n<|user|>\n")) == 2
     for stop_id in stops:
         check_rollout(renderer, stop_id, kinds, history=history)

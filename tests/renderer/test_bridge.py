@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from atropos_agent.dialects.hermes import HERMES_TAGS
+from atropos_agent.dialects.hermes import HERMES_MARKS, HERMES_TAGS
 from atropos_agent.errors import RenderError
 from atropos_agent.renderer import Bridge, Renderer
 from atropos_agent.trajectory import FinishReason, Message
@@ -26,7 +26,7 @@ NEXT = "<|im_start|>user\n<tool_response>{}</tool_response><|im_end|>\n<|im_star
 
 @cache
 def renderer_for(name: str) -> Renderer:
-    return Renderer(tokenizer_for(name))
+    return Renderer(tokenizer_for(name), marks=HERMES_MARKS)
 
 
 def bridge_after(
@@ -187,7 +187,7 @@ def test_a_stop_token_sampled_without_the_line_break_before_it_ends_the_turn():
 
 
 def test_an_end_token_that_eats_the_line_break_is_appended_as_in_context():
-    renderer = Renderer(tokenizer_for("chatml", rstrip_end=True))
+    renderer = Renderer(tokenizer_for("chatml", rstrip_end=True), marks=HERMES_MARKS)
     whole = renderer.encode(f"ok<|im_end|>\n{NEXT}").tolist()
     for sampled in ("ok<|im_end|>", "ok"):
         ids = renderer.encode(sampled).tolist()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.errors import RenderError
-from atropos_agent.renderer import Certificate, Renderer
+from atropos_agent.renderer import Renderer
 from atropos_agent.trajectory import FinishReason, Message
+from tests.renderer.recorded_certificates import as_json, certificate_of, recorded
 from tests.tokenizers_for_tests import TEMPLATES, tokenizer_for
 
 STABLE = {
@@ -30,10 +32,6 @@ STABLE = {
     "white_space_after_close",
 }
 REFUSED = {"depends_on_text", "depends_on_turn", "one_turn"}
-
-
-def certificate_of(name: str) -> Certificate:
-    return Renderer(tokenizer_for(name)).certificate
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -67,7 +65,7 @@ def test_history_is_stable_exactly_where_nothing_is_rewritten(name: str):
     ],
 )
 def test_the_close_is_found(name: str, close: str):
-    renderer = Renderer(tokenizer_for(name))
+    renderer = Renderer(tokenizer_for(name), marks=HERMES_MARKS)
     assert renderer.certificate.close_text == close
     assert renderer.decode(renderer.encode(close)) == close
 
@@ -75,7 +73,7 @@ def test_the_close_is_found(name: str, close: str):
 def test_a_header_that_ends_the_turn_is_a_stop_and_no_close():
     tokenizer = tokenizer_for("glm")
     tokenizer.eos_token = "<|endoftext|>"
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, marks=HERMES_MARKS)
     assert renderer.certificate.close_ids == ()
     assert renderer.stop_ids == set(renderer.encode("<|user|><|endoftext|>").tolist())
 
@@ -115,7 +113,8 @@ HABITS = {
     "no_system": "writes BOS; system messages are refused",
     "one_turn": "system messages are refused; tool messages are refused; roles must alternate",
     "parts": "takes content only as parts",
-    "qwen3_full": "merges consecutive tool messages; takes reasoning in 'reasoning_content'",
+    "qwen3_full": "merges consecutive tool messages; takes reasoning in 'reasoning_content'; "
+    "takes call arguments as mapping; shows tools",
     "reasoning_field": "takes reasoning in 'reasoning_content'",
     "strict_roles": "tool messages are refused",
     "today": "writes BOS; injects a date; injects a system prompt",
@@ -133,7 +132,7 @@ def test_only_a_close_that_begins_in_plain_text_is_joined_non_canonically():
 
 
 def test_an_end_token_that_eats_white_space_keeps_its_bridge():
-    certificate = Renderer(tokenizer_for("chatml", rstrip_end=True)).certificate
+    certificate = Renderer(tokenizer_for("chatml", rstrip_end=True), marks=HERMES_MARKS).certificate
     assert certificate.bridge
     assert certificate.joint == "canonical"
     assert len(certificate.close_ids) == 1
@@ -146,7 +145,7 @@ def test_a_refused_shape_is_named_and_costs_no_bridge():
 
 
 def test_without_a_bridge_the_reasons_are_raised():
-    renderer = Renderer(tokenizer_for("depends_on_text"))
+    renderer = Renderer(tokenizer_for("depends_on_text"), marks=HERMES_MARKS)
     talk: list[Message] = [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "hi"},
@@ -159,15 +158,29 @@ def test_without_a_bridge_the_reasons_are_raised():
 def test_the_certificate_is_kept_for_equal_templates_and_tokenizers():
     assert certificate_of("chatml") is certificate_of("chatml")
     assert certificate_of("chatml").key != certificate_of("qwen3").key
-    with_argument = Renderer(tokenizer_for("chatml"), template_arguments={"enable_thinking": False})
+    with_argument = Renderer(
+        tokenizer_for("chatml"), template_arguments={"enable_thinking": False}, marks=HERMES_MARKS
+    )
     assert with_argument.certificate.key != certificate_of("chatml").key
 
 
 def test_a_date_of_one_s_own_is_not_injected():
     tokenizer = tokenizer_for("chatml")
     tokenizer.chat_template = "{{ strftime_now('%Y') if dated }}" + tokenizer.chat_template
-    assert not Renderer(tokenizer).certificate.habits.injects_date
-    assert Renderer(tokenizer, template_arguments={"dated": True}).certificate.habits.injects_date
+    assert not Renderer(tokenizer, marks=HERMES_MARKS).certificate.habits.injects_date
+    assert Renderer(
+        tokenizer, template_arguments={"dated": True}, marks=HERMES_MARKS
+    ).certificate.habits.injects_date
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_certificate_holds_what_was_recorded_of_it(name: str):
+    found, before = as_json(certificate_of(name)), recorded()[name]
+    for nested in ("habits", "branching"):
+        now = found[nested]
+        assert {field: now[field] for field in before[nested]} == before[nested]
+    plain = before.keys() - {"habits", "branching"}
+    assert {field: found[field] for field in plain} == {field: before[field] for field in plain}
 
 
 def test_enough_probes_were_made():

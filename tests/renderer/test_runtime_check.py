@@ -10,7 +10,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
-from atropos_agent.dialects.hermes.parser import render_call
+from atropos_agent.dialects.hermes import HERMES_MARKS, render_call
 from atropos_agent.errors import BridgeMismatch
 from atropos_agent.renderer import Renderer
 from atropos_agent.renderer.runtime_check import window
@@ -53,7 +53,7 @@ OBSERVATION: Message = {"role": "user", "content": "<tool_response>{}</tool_resp
 def planted(place: str, on_mismatch: Literal["count", "raise"] = "raise") -> Renderer:
     tokenizer = tokenizer_for("chatml")
     tokenizer.chat_template = PLANTED[place]
-    return Renderer(tokenizer, on_mismatch=on_mismatch)
+    return Renderer(tokenizer, on_mismatch=on_mismatch, marks=HERMES_MARKS)
 
 
 async def rollout(
@@ -65,7 +65,7 @@ async def rollout(
         text = ("</think>" if renderer.opens_reasoning else "") + (WORD if step == said else "")
         return f"{text} {render_call('look', {'turn': step})}" if step <= turns else f"{text} done"
 
-    async def look(call):
+    async def look(call, context):
         turn = call.arguments["turn"]
         return ToolResult(success=True, output=f"page {turn} {WORD if turn == seen else ''}")
 
@@ -131,7 +131,7 @@ async def test_a_window_that_is_refused_proves_nothing():
 
 @pytest.mark.parametrize("name", ["forgetting", "qwen3", "trimming", "open_think", "plain_close", "parts"])
 async def test_a_template_that_rewrites_history_is_no_mismatch(name):
-    renderer = Renderer(tokenizer_for(name))
+    renderer = Renderer(tokenizer_for(name), marks=HERMES_MARKS)
     assert (await rollout(renderer)).stop_reason is StopReason.FINAL_ANSWER
 
 
@@ -165,7 +165,7 @@ def test_a_window_is_the_opening_and_the_last_exchanges():
 
 
 def test_the_cost_of_a_turn_does_not_grow_with_the_conversation():
-    renderer = Renderer(tokenizer_for("chatml"))
+    renderer = Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)
     sampled = renderer.encode("ok<|im_end|>")
 
     def cost(turns: int) -> float:

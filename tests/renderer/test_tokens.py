@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from atropos_agent.dialects.hermes import HERMES_TAGS
+from atropos_agent.dialects.hermes import HERMES_MARKS, HERMES_TAGS
 from atropos_agent.renderer import Renderer
 from tests.tokenizers_for_tests import CHATML, SPECIAL, tokenizer_for
 
-RENDERER = Renderer(tokenizer_for("chatml"))
+RENDERER = Renderer(tokenizer_for("chatml"), marks=HERMES_MARKS)
 CONTROL_IDS = set(range(300, RENDERER.vocabulary_size))
 PIECES = [
     *SPECIAL,
@@ -60,9 +60,9 @@ def test_unknown_and_empty_bytes_have_no_ids():
 
 def test_bytes_of_two_ids_are_ambiguous():
     tokenizer = tokenizer_for("chatml")
-    assert Renderer(tokenizer).ids_from_bytes([b"a", b" "]) is not None
+    assert Renderer(tokenizer, marks=HERMES_MARKS).ids_from_bytes([b"a", b" "]) is not None
     tokenizer.add_tokens([" "])
-    assert Renderer(tokenizer).ids_from_bytes([b"a", b" "]) is None
+    assert Renderer(tokenizer, marks=HERMES_MARKS).ids_from_bytes([b"a", b" "]) is None
 
 
 def test_a_completion_loses_only_its_final_stop_token():
@@ -75,7 +75,7 @@ def test_a_completion_loses_only_its_final_stop_token():
 def test_control_tokens_are_the_special_ones_the_tags_and_the_hermes_tags():
     tokenizer = tokenizer_for("chatml")
     tokenizer.add_tokens(["[INST]", "plainword", "  "])
-    control = set(Renderer(tokenizer).control_tokens)
+    control = set(Renderer(tokenizer, marks=HERMES_MARKS).control_tokens)
     assert control == {*SPECIAL, *HERMES_TAGS, "[INST]"}
 
 
@@ -91,7 +91,8 @@ def folding_renderer() -> Renderer:
     backend.add_special_tokens([AddedToken("<end>", special=True, normalized=True)])
     backend.add_special_tokens([AddedToken("|", special=True, normalized=False)])
     return Renderer(
-        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", chat_template=CHATML)
+        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", chat_template=CHATML),
+        marks=HERMES_MARKS,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
+from atropos_agent.dialects.hermes import HERMES_MARKS
 from atropos_agent.policy import HttpPolicy, Wire
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakeServer
@@ -19,7 +20,7 @@ from tests.agent.test_agent_wires import Echo
 from tests.tokenizers_for_tests import tokenizer_for
 
 TOKENIZER = tokenizer_for("chatml")
-RENDERER = Renderer(TOKENIZER)
+RENDERER = Renderer(TOKENIZER, marks=HERMES_MARKS)
 END = "<|im_end|>"
 STOP = TOKENIZER.convert_tokens_to_ids(END)
 WIRES = tuple(wire for wire in Wire if wire is not Wire.IN_PROCESS)

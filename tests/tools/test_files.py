@@ -126,3 +126,8 @@ async def test_a_sandbox_is_needed_and_a_lost_one_ends_the_rollout(name: str, ar
     assert (await run(None, name, **arguments)).error == f"{name} needs a sandbox, and this rollout has none"
     with pytest.raises(SandboxLost):
         await run(FakeSandbox(lost=True), name, **arguments)
+
+
+def test_only_what_changes_nothing_may_run_beside_others():
+    found = {schema.name: schema.parallel for schema in TOOLS.get_schemas()}
+    assert found == {"read_file": True, "write_file": False, "edit_file": False}

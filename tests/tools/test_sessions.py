@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, SessionKind
-from atropos_agent.toolset import CALL_DEADLINE, ToolContext, ToolRegistry, bind
+from atropos_agent.toolset import ToolContext, ToolRegistry
 from atropos_agent.trajectory import ToolCall, ToolResult
 from atropos_tools.python import Python
 from atropos_tools.terminal import Terminal
@@ -47,10 +49,10 @@ async def test_the_calls_of_one_rollout_share_a_session_of_each_kind():
 
 async def test_a_deadline_does_not_part_a_rollout_from_its_session():
     sandbox = FakeSandbox()
-    execute = bind(ToolRegistry([TOOLS["code"]]), ToolContext(sandbox))
+    registry, context = ToolRegistry([TOOLS["code"]]), ToolContext(sandbox)
     for deadline in (None, 1e9, 2e9):
-        CALL_DEADLINE.set(deadline)
-        assert (await execute(ToolCall("python", {"code": "x"}))).success
+        call = ToolCall("python", {"code": "x"})
+        assert (await registry.execute(call, replace(context, deadline=deadline))).success
     assert len(sandbox.sessions) == 1
 
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atropos_agent.errors import SandboxError, SandboxLost, ToolError
-from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema, bind, bound_text
+from atropos_agent.toolset import ToolContext, ToolRegistry, ToolSchema, bound_text
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
 
+NO_CONTEXT = ToolContext()
 ECHO = ToolSchema.of(
     name="echo",
     description="Say it — again.",
@@ -51,7 +52,7 @@ def call(name: str = "echo", /, **arguments: Json) -> ToolCall:
 
 
 async def run(
-    answer: object = None, /, *, limit: int = 16_000, context: ToolContext | None = None
+    answer: object = None, /, *, limit: int = 16_000, context: ToolContext = NO_CONTEXT
 ) -> ToolResult:
     registry = ToolRegistry([FakeTool(answer)], max_observation_chars=limit)
     return await registry.execute(call(text="hi"), context)
@@ -112,7 +113,7 @@ def test_a_required_argument_must_be_described():
 
 async def test_a_call_reaches_the_tool_with_its_context():
     tool, context = FakeTool(), ToolContext(rollout_id="r1")
-    result = await bind(ToolRegistry([tool]), context)(call(text="hi", times=2))
+    result = await ToolRegistry([tool]).execute(call(text="hi", times=2), context)
     assert (result.output, result.uniq_id) == ("ok", "c1")
     assert tool.seen == [({"text": "hi", "times": 2}, context)]
 
@@ -122,10 +123,10 @@ async def test_an_id_set_by_the_tool_is_kept():
 
 
 async def test_an_unknown_tool_is_named_with_what_exists():
-    result = await ToolRegistry([FakeTool()]).execute(call("ecko"))
+    result = await ToolRegistry([FakeTool()]).execute(call("ecko"), NO_CONTEXT)
     assert result.error == "Unknown tool: ecko (did you mean 'echo'?); tools: echo"
     assert (result.success, result.uniq_id) == (False, "c1")
-    assert (await ToolRegistry().execute(call("x"))).error == "Unknown tool: x; tools: none"
+    assert (await ToolRegistry().execute(call("x"), NO_CONTEXT)).error == "Unknown tool: x; tools: none"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ async def test_an_unknown_tool_is_named_with_what_exists():
 )
 async def test_bad_arguments_are_an_observation_and_nothing_runs(arguments: dict[str, Json], problem: str):
     tool = FakeTool()
-    result = await ToolRegistry([tool]).execute(call(**arguments))
+    result = await ToolRegistry([tool]).execute(call(**arguments), NO_CONTEXT)
     assert not result.success
     assert result.error.startswith(f"Invalid arguments for echo: {problem}")
     assert tool.seen == []
@@ -162,11 +163,11 @@ async def test_arguments_of_every_described_type_pass():
         "tags": [None],
         "free": 1,
     }
-    assert (await ToolRegistry([FakeTool()]).execute(call(**arguments))).success
+    assert (await ToolRegistry([FakeTool()]).execute(call(**arguments), NO_CONTEXT)).success
 
 
 async def test_an_unavailable_tool_says_why():
-    result = await ToolRegistry([FakeTool(why_not="no display")]).execute(call(text=""))
+    result = await ToolRegistry([FakeTool(why_not="no display")]).execute(call(text=""), NO_CONTEXT)
     assert result.error == "Tool echo is not available: no display"
 
 
@@ -232,3 +233,30 @@ def test_bound_text_says_how_much_was_cut():
     assert len(head) + cut + len(tail) == 1000
     assert text.startswith(head)
     assert text.endswith(tail)
+
+
+def tools(**flags: bool) -> FakeTool:
+    return FakeTool(schema=ToolSchema.of("-".join(flags) or "plain", "", **flags))
+
+
+def test_calls_run_side_by_side_only_where_all_their_tools_say_so():
+    registry = ToolRegistry([tools(), tools(parallel=True)])
+    safe, plain, unknown = call("parallel"), call("plain"), call("nothing")
+    assert registry.is_parallel([safe, safe, unknown])
+    assert not registry.is_parallel([safe, plain])
+    assert registry.is_parallel([])
+
+
+def test_a_sandbox_is_needed_unless_every_tool_runs_outside():
+    assert not ToolRegistry().needs_sandbox
+    assert not ToolRegistry([tools(external=True)]).needs_sandbox
+    assert ToolRegistry([tools(external=True), tools()]).needs_sandbox
+
+
+def test_the_policy_is_not_told_what_is_parallel_or_external():
+    plain, marked = (
+        ToolRegistry([FakeTool(schema=ToolSchema.of("t", "T.", {"a": {}}, parallel=flag, external=flag))])
+        for flag in (False, True)
+    )
+    assert plain.get_prompt_tool_definitions_json() == marked.get_prompt_tool_definitions_json()
+    assert plain.get_prompt_description() == marked.get_prompt_description()

@@ -50,6 +50,7 @@ class ReadFile(_FileTool):
         description="Read a text file.",
         properties={"path": _PATH},
         required=("path",),
+        parallel=True,
     )
 
     async def _act(self, arguments: Mapping[str, Json], sandbox: Sandbox) -> str:

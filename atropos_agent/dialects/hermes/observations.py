@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from atropos_agent.renderer.tokens import HERMES_TAGS
+from atropos_agent.dialects.hermes.marks import HERMES_TAGS
 from atropos_agent.trajectory import Json, ToolResult
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)

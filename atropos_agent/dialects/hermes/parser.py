@@ -7,41 +7,19 @@ decodes started at different tags are never both inside a string, so at most two
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from atropos_agent.trajectory import Json, ParseError, ParseErrorKind, ToolCall, json_type
-
-OPEN_TAG = "<tool_call>"
-CLOSE_TAG = "</tool_call>"
-MAX_NESTING = 64
+from atropos_agent.dialects.hermes.bodies import Body, Broken, read_body, resume_point, to_call
+from atropos_agent.dialects.hermes.writing import CLOSE_TAG, OPEN_TAG
+from atropos_agent.dialects.protocol import ParsedCompletion
+from atropos_agent.trajectory import ParseError, ParseErrorKind, ToolCall
 
 _THINK = "<think>"
 _END_THINK = "</think>"
 _OPEN_STEM = OPEN_TAG[:-1]
 _CLOSE_STEM = CLOSE_TAG[:-1]
-_FENCE = "```"
-_FIRST_WINDOW = 2048
-_LONGEST_LITERAL = 16
 _LONGEST_TAG = 256
-_HINTED_ERRORS = 3
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-_BLANKS = re.compile(r"[ \t\r\n]*")
-_WORD = re.compile(r"[A-Za-z0-9_.:-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedCompletion:
-    """What a completion says. `content` is the text outside reasoning and call blocks, stripped; calls and
-    errors are in the order of the text; every span is [start, end) in characters of it."""
-
-    reasoning: str
-    content: str
-    calls: tuple[ToolCall, ...]
-    errors: tuple[ParseError, ...]
 
 
 def parse(text: str, *, inside_reasoning: bool = False, truncated: bool = False) -> ParsedCompletion:
@@ -61,45 +39,6 @@ def parse(text: str, *, inside_reasoning: bool = False, truncated: bool = False)
     )
 
 
-def render_call(name: str, arguments: Mapping[str, Json]) -> str:
-    """The canonical block of one call; `parse` gives back exactly this name and these arguments."""
-    body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False, allow_nan=False)
-    return f"{OPEN_TAG}\n{body}\n{CLOSE_TAG}"
-
-
-def repair_hint(errors: Sequence[ParseError]) -> str:
-    """For the model: what could not be run, and how a call is written."""
-    listed = [f"({index}) {error.detail}" for index, error in enumerate(errors[:_HINTED_ERRORS], 1)]
-    if len(errors) > _HINTED_ERRORS:
-        listed.append(f"and {len(errors) - _HINTED_ERRORS} more")
-    return (
-        f"Not run: {'; '.join(listed)}. Write each call as one valid JSON object "
-        '{"name": ..., "arguments": {...}} between a tool_call tag and its closing tag, after the reasoning.'
-    )
-
-
-class _RefusedValueError(ValueError):
-    """A value that JSON readers accept and we do not; the text is the reason."""
-
-
-@dataclass(slots=True)
-class _Broken:
-    """A body that could not be read: why, and the offset where reading failed."""
-
-    reason: str
-    at: int
-    kind: ParseErrorKind = ParseErrorKind.INVALID_JSON
-
-
-@dataclass(slots=True)
-class _Body:
-    """The JSON value of a block; `name` is set for the form `name{json}`; `end` is past the value."""
-
-    value: object
-    name: str | None
-    end: int
-
-
 @dataclass(slots=True)
 class _Tag:
     """One opening or closing tag at [start, end); `exact` where it is written as it must be."""
@@ -117,142 +56,6 @@ class _Block:
     end: int
     calls: tuple[ToolCall, ...] = ()
     errors: tuple[ParseError, ...] = ()
-
-
-def _refuse_constant(literal: str) -> object:
-    raise _RefusedValueError(f"{literal} is not a JSON number")
-
-
-def _finite_float(literal: str) -> float:
-    value = float(literal)
-    if math.isinf(value):
-        raise _RefusedValueError(f"the number {literal[:24]} is out of range")
-    return value
-
-
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite_float)
-
-
-def _decode(text: str, start: int, limit: int) -> tuple[object, int] | _Broken:
-    """The JSON object or list that begins at `start`, and its end; reads no further than `limit`."""
-    window = _FIRST_WINDOW
-    while True:
-        document = text[start : min(start + window, limit)]
-        try:
-            value, length = _DECODER.raw_decode(document)
-        except json.JSONDecodeError as error:
-            if start + window < limit and _cut_by_window(error, len(document)):
-                window *= 4
-                continue
-            return _Broken(_json_reason(error, document), start + error.pos)
-        except RecursionError:
-            return _Broken("JSON nested too deeply", start)
-        except ValueError as error:
-            reason = str(error) if isinstance(error, _RefusedValueError) else "a number has too many digits"
-            return _Broken(reason, start)
-        reason = _unusable(value, document[:length])
-        return _Broken(reason, start + length) if reason else (value, start + length)
-
-
-def _cut_by_window(error: json.JSONDecodeError, length: int) -> bool:
-    return error.msg.startswith("Unterminated string") or error.pos >= length - _LONGEST_LITERAL
-
-
-def _json_reason(error: json.JSONDecodeError, document: str) -> str:
-    near = document[max(error.pos - 20, 0) : error.pos + 12]
-    return f"invalid JSON: {error.msg} at character {error.pos}, near {near!r}"
-
-
-def _unusable(value: object, source: str) -> str:
-    """Why a decoded value cannot be passed on, or ""."""
-    if source.count("[") + source.count("{") > MAX_NESTING and _nesting(value) > MAX_NESTING:
-        return f"JSON nested deeper than {MAX_NESTING} levels"
-    try:
-        source.encode()
-        if "\\u" in source:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return "a lone surrogate is not a character"
-    return ""
-
-
-def _nesting(value: object) -> int:
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
-
-
-def _skip(pattern: re.Pattern[str], text: str, start: int, limit: int) -> int:
-    match = pattern.match(text, start, limit)
-    return match.end() if match else start
-
-
-def _read_body(text: str, start: int, limit: int) -> _Body | _Broken:
-    """The value after an opening tag: JSON, or `name{json}`, either in a code fence."""
-    at = _skip(_BLANKS, text, start, limit)
-    fenced = text.startswith(_FENCE, at, limit)
-    if fenced:
-        at = _skip(_BLANKS, text, _skip(_WORD, text, at + len(_FENCE), limit), limit)
-    name = None
-    if not text.startswith(("{", "["), at, limit):
-        name_end = _skip(_WORD, text, at, limit)
-        brace = _skip(_BLANKS, text, name_end, limit)
-        if name_end == at or not text.startswith("{", brace, limit):
-            reason = f"a call must be a JSON object, found {text[at : min(at + 24, limit)]!r}"
-            return _Broken(reason, at, ParseErrorKind.NOT_AN_OBJECT)
-        name, at = text[at:name_end], brace
-    decoded = _decode(text, at, limit)
-    if isinstance(decoded, _Broken):
-        return decoded
-    value, at = decoded
-    at = _skip(_BLANKS, text, at, limit)
-    if fenced and text.startswith(_FENCE, at, limit):
-        at = _skip(_BLANKS, text, at + len(_FENCE), limit)
-    return _Body(value, name, at)
-
-
-def _resume_point(text: str, start: int, failed_at: int) -> int:
-    """Where to look for the next tag after JSON from `start` failed: inside the last string if reading
-    failed right after it (it may have run over the tags that really ended the call), else at the failure."""
-    quote = text.rfind('"', start, failed_at)
-    if quote < 0 or _skip(_BLANKS, text, quote + 1, failed_at) < failed_at:
-        return failed_at
-    opening = text.rfind('"', start, quote)
-    while opening > start and text[opening - 1] == "\\":
-        opening = text.rfind('"', start, opening - 1)
-    return max(opening, start)
-
-
-def _to_call(body: object, raw_text: str, span: tuple[int, int]) -> ToolCall | ParseError:
-    """One decoded object as a call, or what is wrong with it."""
-    if not isinstance(body, dict):
-        detail = f"a call must be a JSON object, not {json_type(body)}"
-        return ParseError(ParseErrorKind.NOT_AN_OBJECT, detail, span)
-    name = body.get("name")
-    if not isinstance(name, str) or not name.strip():
-        return ParseError(ParseErrorKind.MISSING_NAME, 'a call needs a text "name"', span)
-    arguments = _arguments(body["arguments"] if "arguments" in body else body.get("parameters"))
-    if isinstance(arguments, str):
-        return ParseError(ParseErrorKind.BAD_ARGUMENTS, f"arguments of {name[:64]!r} {arguments}", span)
-    return ToolCall(name=name, arguments=arguments, raw_text=raw_text, span=span)
-
-
-def _arguments(value: object) -> dict[str, Json] | str:
-    """Arguments as an object, decoded once if they are JSON text; or what is wrong with them."""
-    if isinstance(value, str):
-        text = value.strip()
-        decoded = _decode(text, 0, len(text)) if text.startswith(("{", "[")) else None
-        if isinstance(decoded, _Broken):
-            return f"are text, but not JSON: {decoded.reason}"
-        if decoded and decoded[1] == len(text):
-            value = decoded[0]
-        elif text in ("", "null"):
-            value = None
-    if value is None:
-        return {}
-    return value if isinstance(value, dict) else f"must be a JSON object, not {json_type(value)}"
 
 
 @dataclass(slots=True)
@@ -346,8 +149,8 @@ class _Scan:
 
     def _read_block(self, opening: _Tag, limit: int) -> _Block:
         """The block that begins with `opening`. Nothing is recorded."""
-        body = _read_body(self.text, opening.end, limit)
-        at = body.end if isinstance(body, _Body) else _resume_point(self.text, opening.end, body.at)
+        body = read_body(self.text, opening.end, limit)
+        at = body.end if isinstance(body, Body) else resume_point(self.text, opening.end, body.at)
         closing, following = self._tag(_CLOSE_STEM, at), self._tag(_OPEN_STEM, at)
         if closing.start + len(_CLOSE_STEM) >= limit or following.start < closing.start:
             return self._unclosed(opening.start, min(following.start, limit))
@@ -357,7 +160,7 @@ class _Scan:
             written = self.text[inexact.start : min(inexact.end, inexact.start + 40)]
             detail = f"{written!r} is not a plain tool_call tag"
             error = ParseError(ParseErrorKind.MALFORMED_TAG, detail, span)
-        elif isinstance(body, _Broken):
+        elif isinstance(body, Broken):
             error = ParseError(body.kind, body.reason, span)
         elif at < closing.start:
             detail = f"text after the JSON: {self.text[at : min(at + 24, closing.start)]!r}"
@@ -371,10 +174,10 @@ class _Scan:
         error = ParseError(ParseErrorKind.UNCLOSED, f"a tool_call tag was {why}", (start, end))
         return _Block(start, end, errors=(error,))
 
-    def _calls_of(self, body: _Body, raw_text: str, span: tuple[int, int]) -> _Block:
+    def _calls_of(self, body: Body, raw_text: str, span: tuple[int, int]) -> _Block:
         value = body.value if body.name is None else {"name": body.name, "arguments": body.value}
         items = value if isinstance(value, list) and value else [value]
-        read = [_to_call(item, raw_text, span) for item in items]
+        read = [to_call(item, raw_text, span) for item in items]
         calls = tuple(item for item in read if isinstance(item, ToolCall))
         return _Block(*span, calls, tuple(item for item in read if isinstance(item, ParseError)))
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+from atropos_agent.trajectory import Json, ToolSchema
+
 TOOLS_PLACEHOLDER = "%TOOLS%"
 
 SYSTEM_PROMPT = """\
@@ -64,6 +69,18 @@ Two independent commands, so I make two calls.
 """
 
 
-def system_prompt(tool_definitions_json: str) -> str:
+def system_prompt(tools: Sequence[ToolSchema]) -> str:
     """The built-in prompt with the tools put in by plain replacement (it is full of braces)."""
-    return SYSTEM_PROMPT.replace(TOOLS_PLACEHOLDER, tool_definitions_json)
+    return SYSTEM_PROMPT.replace(TOOLS_PLACEHOLDER, tool_definitions_json(tools))
+
+
+def tool_definitions_json(tools: Sequence[ToolSchema]) -> str:
+    """The JSON array a Hermes prompt shows between its tools tags.
+
+    `"required": null` beside the parameters is what Hermes models saw in training.
+    """
+    definitions: list[Json] = [
+        {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "required": None}
+        for tool in tools
+    ]
+    return json.dumps(definitions, ensure_ascii=False)

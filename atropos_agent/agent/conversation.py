@@ -1,4 +1,4 @@
-"""The conversation of one rollout, as messages and as tokens, and how it gets from one turn to the next."""
+"""The conversation of one run, as messages and as tokens, and how it gets from one completion to the next."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.renderer import (
     BRIDGE_MISMATCH,
     FOREIGN_CLOSE,
-    REASONING_CLOSE,
     REASONING_CLOSED,
     Bridge,
     Renderer,
 )
+from atropos_agent.renderer.runtime_check import last_assistant
 from atropos_agent.trajectory import (
     BreakKind,
     Completion,
@@ -25,11 +25,12 @@ from atropos_agent.trajectory import (
     Message,
     StepSpan,
     TokenIds,
+    completed,
     text_of,
 )
 
 
-class History:
+class Conversation:
     """What a policy has been shown and has sampled.
 
     `mode` is that of `AgentConfig.history`: `append` goes on from what was sampled, `template` from what
@@ -48,9 +49,10 @@ class History:
         self._shown = ""  # the template's rendering that the prompt stands for
         self._bridged = 0  # messages up to and including the last bridge
         self._capabilities: Capabilities | None = None
+        self._checked = 0  # messages that `check` has seen
 
     def open(self, capabilities: Capabilities) -> None:
-        """Render the opening. Raises ConfigError, RenderError.
+        """Render the opening, all of `messages` so far. Raises ConfigError, RenderError.
 
         Where a server renders the prompts and no bridge is certified, the template is followed in both modes.
         """
@@ -77,7 +79,7 @@ class History:
             index = self.tracker.sequence_index
             placed = index, self.tracker.add_completion(number, completion, raw)
         self.notes += completion.notes
-        self.messages.append({"role": "assistant", "content": completion.text})
+        self.messages.append(completed({"role": "assistant", "content": completion.text}, completion))
         return placed
 
     def with_its_prompt(self, completion: Completion) -> Completion:
@@ -98,13 +100,9 @@ class History:
         if rendered is not None and len(rendered.ids) == seen:
             self.tracker.follow_server_prompt(rendered.ids, self._kind_of)
             self._shown = rendered.text
-            return replace(completion, notes=(*completion.notes, "prompt_rendered_anew"))
-        return replace(
-            completion,
-            logprobs=None,
-            logprob_provenance=LogprobProvenance.ABSENT,
-            notes=(*completion.notes, "prompt_differs"),
-        )
+            return _noted(completion, "prompt_rendered_anew")
+        without = replace(completion, logprobs=None, logprob_provenance=LogprobProvenance.ABSENT)
+        return _noted(without, "prompt_differs")
 
     def _kind_of(self, ids: TokenIds) -> BreakKind:
         """Why the server's prompt `ids` does not begin with ours."""
@@ -119,37 +117,38 @@ class History:
             return BreakKind.OTHER
         return BreakKind.TEMPLATE if text == own else BreakKind.OTHER
 
-    def add_observation(self, observation: str, completion: Completion, turn: int) -> None:
+    def add_following(self, following: Sequence[Message], completion: Completion, step_number: int) -> None:
         """Append what answers the last completion, and what the template puts around it."""
-        self.messages.append({"role": "user", "content": observation})
+        self.messages += following
         ids, renderer = completion.token_ids, self.renderer
         if renderer is None or ids is None or not len(self.tracker.prompt):
             return
         if completion.prompt_token_ids is not None:
             if renderer.is_cut_in_reasoning(ids, completion.finish_reason):
-                self._close_reasoning()
+                self._close_reasoning(renderer)
         elif self._follows:
             self._follow_template(renderer, ids, completion)
         else:
-            self._append(renderer, ids, completion, turn)
+            self._append(renderer, ids, completion, step_number)
 
     def check(self) -> None:
-        """Compare every bridge of the rollout with the template's rendering of the whole. Raises
-        BridgeMismatch."""
-        if self.renderer is not None and self._bridged and BRIDGE_MISMATCH not in self.notes:
-            self.notes += self.renderer.check_bridges(self.messages[: self._bridged])
+        """Compare every bridge so far with the template's rendering of the whole. Raises BridgeMismatch."""
+        if self.renderer is None or self._bridged <= self._checked or BRIDGE_MISMATCH in self.notes:
+            return
+        self._checked = self._bridged
+        self.notes += self.renderer.check_bridges(self.messages[: self._bridged])
 
-    def _append(self, renderer: Renderer, ids: TokenIds, completion: Completion, turn: int) -> None:
-        bridge = renderer.bridge(self.messages, ids, finish=completion.finish_reason, turn=turn)
+    def _append(self, renderer: Renderer, ids: TokenIds, completion: Completion, step_number: int) -> None:
+        bridge = renderer.bridge(self.messages, ids, finish=completion.finish_reason, turn=step_number)
         self._bridged = len(self.messages)
         if REASONING_CLOSED in bridge.notes:
-            self._close_reasoning()
+            self._close_reasoning(renderer)
         self._cross(renderer, bridge)
 
     def _follow_template(self, renderer: Renderer, ids: TokenIds, completion: Completion) -> None:
         found = renderer.continuation(self._shown, self.messages, ids, finish=completion.finish_reason)
         if found.reasoning_closed:
-            self._close_reasoning()
+            self._close_reasoning(renderer)
         self._shown = found.text
         self._cross(renderer, found.bridge)
 
@@ -163,7 +162,15 @@ class History:
             self.notes += [note for note in bridge.notes if note != REASONING_CLOSED]
             self.tracker.add_bridge(bridge)
 
-    def _close_reasoning(self) -> None:
+    def _close_reasoning(self, renderer: Renderer) -> None:
         """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
-        self.messages[-2] = {"role": "assistant", "content": text_of(self.messages[-2]) + REASONING_CLOSE}
+        last = last_assistant(self.messages)
+        closed = text_of(self.messages[last]) + renderer.marks.reasoning_close
+        self.messages[last] = {"role": "assistant", "content": closed}
         self.notes.append(REASONING_CLOSED)
+
+
+def _noted(completion: Completion, note: str) -> Completion:
+    """`completion` with `note`, once: a resumed run meets its recorded completions again."""
+    known = note in completion.notes
+    return completion if known else replace(completion, notes=(*completion.notes, note))

@@ -1,0 +1,41 @@
+"""A conversation rebuilt from its record: the same calls in the same order, held against the recorded ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from atropos_agent.agent.conversation import Conversation
+from atropos_agent.errors import RecordError
+from atropos_agent.trajectory import AgentStep, SequenceData
+
+
+def replay(conversation: Conversation, steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> None:
+    """Bring an opened `conversation` to where `steps` left it. `sequences` are what was recorded of them.
+
+    Raises RecordError where this tokenizer and template give other ids than the recorded ones.
+    """
+    for step in steps:
+        completion = conversation.with_its_prompt(step.completion)
+        conversation.add_completion(step.step_number, completion)
+        if step.following:
+            conversation.add_following(step.following, completion, step.step_number)
+    rebuilt = conversation.tracker.sequences()
+    _require_equal(rebuilt, sequences)
+    if rebuilt:
+        conversation.tracker.adopt(sequences)
+
+
+def _require_equal(rebuilt: Sequence[SequenceData], recorded: Sequence[SequenceData]) -> None:
+    if len(rebuilt) != len(recorded):
+        raise RecordError(
+            f"the record has {len(recorded)} sequences, this tokenizer and template give {len(rebuilt)}; "
+            "resume with those of the recorded run"
+        )
+    for index, (ours, theirs) in enumerate(zip(rebuilt, recorded, strict=True)):
+        if not np.array_equal(ours.token_ids, theirs.token_ids):
+            raise RecordError(
+                f"sequence {index} of the record has other ids than this tokenizer and template give; "
+                "resume with those of the recorded run"
+            )

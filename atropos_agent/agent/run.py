@@ -1,0 +1,290 @@
+"""One run of an agent: a conversation that can go on, cancelled, resumed, and looked at at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from atropos_agent.agent.acting import Actor
+from atropos_agent.agent.budget import Budget
+from atropos_agent.agent.conversation import Conversation
+from atropos_agent.agent.rescoring import rescore, with_spans
+from atropos_agent.agent.resuming import replay
+from atropos_agent.agent.setting import Setting
+from atropos_agent.agent.stepping import Counts, Stepper, Stop
+from atropos_agent.errors import AtroposAgentError, ConfigError, ContextOverflow, RequestTimeout, SandboxLost
+from atropos_agent.events import Emitter, EventType, Listener
+from atropos_agent.toolset import failure
+from atropos_agent.toolset.calls import OutOfTime
+from atropos_agent.trajectory import (
+    AgentResult,
+    AgentStep,
+    Blame,
+    ContentPart,
+    Failure,
+    Message,
+    SequenceData,
+    Spent,
+    StopReason,
+    ToolResult,
+    Trace,
+    UserMessage,
+)
+
+NOT_EXECUTED = "Not executed: the turn ended before this call."
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended: the policy's last text outside reasoning and calls, and why it is the last."""
+
+    response: str
+    stop_reason: StopReason
+
+
+class Run:
+    """One conversation with the policy. Made by `AtroposAgent.start`; used as an async context manager.
+
+    What goes wrong at the server, the renderer or the sandbox ends the turn as data (`stop_reason`,
+    `failure`) with everything recorded so far. Programming errors and a caller's cancellation propagate;
+    `result` then holds what was recorded up to there. `traces` are those of other agents that calls ran.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        opening: Sequence[Message],
+        listeners: Sequence[Listener] = (),
+        resume: AgentResult | None = None,
+    ) -> None:
+        self.traces: list[Trace] = []
+        self._setting = setting
+        self._opening: tuple[Message, ...] = tuple(opening)
+        self._emitter = Emitter(setting.rollout_id, listeners)
+        self._budget = Budget(setting.config.max_wall_time_s, Spent() if resume is None else resume.spent)
+        self._actor = Actor(setting, self._budget, self._emitter, self.traces)
+        self._stepper = Stepper(setting, self._conversation(), self._budget, self._emitter, self._actor)
+        self._stop_reason = StopReason.UNFINISHED
+        self._failure: Failure | None = None
+        self._turn_task: asyncio.Task[object] | None = None
+        self._cancel_asked = False
+        self._is_stale = True  # the conversation may not stand where the steps left it
+        self._recorded: AgentResult | None = resume
+        if resume is not None:
+            self._stepper.take_over(resume)
+
+    async def __aenter__(self) -> Self:
+        self._emitter.emit(EventType.RUN_STARTED)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self._check_bridges()
+        if self._emitter.active:
+            self._emitter.emit(EventType.RUN_FINISHED, result=self.result())
+        if kind is None:
+            await self._emitter.drain()
+
+    async def turn(self, message: str | UserMessage | None = None) -> TurnResult:
+        """Take steps until the policy gives a final answer or a limit ends the turn.
+
+        `message` is the user's; None goes on from where the conversation stands: from initial messages, a
+        limit, a cancel, a resume. `max_steps`, `max_tool_calls` and `max_repairs` count within a turn, all
+        other limits within the run. Raises ConfigError where there is nothing to answer, or a turn is
+        going on.
+        """
+        self._require_turn(message)
+        self._turn_task, self._cancel_asked = asyncio.current_task(), False
+        self._stop_reason, self._failure = StopReason.UNFINISHED, None
+        try:
+            with self._budget.turn():
+                await self._take_turn(message)
+        except asyncio.CancelledError:
+            self._stop_reason, self._failure = StopReason.CANCELLED, None
+            self._raise_foreign_cancel()
+        except BaseException as error:
+            self._stop_reason, self._failure = StopReason.ERROR, Failure.of(error)
+            raise
+        finally:
+            self._turn_task = None
+            if self._emitter.active:
+                self._emit_turn_finished()
+        return TurnResult(self._stepper.final_response, self._stop_reason)
+
+    def cancel(self) -> None:
+        """End the present turn: `turn` returns with StopReason.CANCELLED. Without a turn nothing happens.
+
+        The request is dropped and running calls are cancelled. What they had done stays done.
+        """
+        if self._turn_task is not None and not self._cancel_asked:
+            self._cancel_asked = True
+            self._turn_task.cancel()
+
+    def result(self) -> AgentResult:
+        """Everything recorded so far; `stop_reason` is UNFINISHED before the first turn and inside one."""
+        if self._recorded is not None:
+            return self._recorded
+        stepper, tracker = self._stepper, self._stepper.conversation.tracker
+        sequences = tracker.sequences()
+        capabilities = stepper.capabilities
+        return AgentResult(
+            success=self._stop_reason is StopReason.FINAL_ANSWER,
+            final_response=stepper.final_response,
+            stop_reason=self._stop_reason,
+            steps=with_spans(stepper.steps, sequences),
+            sequences=sequences,
+            prompt_messages=self._opening,
+            total_tokens=stepper.counts.sampled_tokens,
+            failure=self._failure,
+            metadata={
+                "wire": None if capabilities is None else capabilities.wire.value,
+                "notes": dict(Counter(stepper.conversation.notes)),
+            },
+            breaks=tracker.breaks(),
+            spent=self._budget.spent(),
+        )
+
+    async def single_step(
+        self, *, execute_tools: bool
+    ) -> tuple[str, tuple[ToolResult, ...], SequenceData | None]:
+        """One completion for the opening: its text, the results of its calls, its training sequence.
+
+        Raises what goes wrong, and ContextOverflow where a limit leaves no room or time for it.
+        """
+        stepper = self._stepper
+        try:
+            with self._budget.turn():
+                stepper.conversation = await self._opened()
+                step = await stepper.complete(1)
+                if execute_tools and step.calls:
+                    await self._actor.act(step, step.calls)
+        except (Stop, OutOfTime) as stop:
+            reason = stop.reason if isinstance(stop, Stop) else StopReason.WALL_TIME
+            raise ContextOverflow(f"the single turn was stopped by its own limit: {reason}") from None
+        sequences = stepper.conversation.tracker.sequences()
+        return step.completion.text, tuple(step.results), sequences[0] if sequences else None
+
+    def _conversation(self) -> Conversation:
+        return Conversation(self._opening, self._setting.renderer, self._setting.config.history)
+
+    def _require_turn(self, message: str | UserMessage | None) -> None:
+        if self._turn_task is not None:
+            raise ConfigError("a turn of this run is going on; wait for it, or start another run")
+        last = self._stepper.steps[-1] if self._stepper.steps else None
+        answered = last is not None and not (last.following or last.tool_calls or last.parse_errors)
+        if message is None and (answered or not (last or self._opening)):
+            raise ConfigError("nothing to answer: the conversation waits for a message; pass it to turn()")
+
+    def _raise_foreign_cancel(self) -> None:
+        """Raise CancelledError unless the cancellation came from `cancel` alone."""
+        task = self._turn_task
+        if task is None or not self._cancel_asked or task.uncancel() > 0:
+            raise asyncio.CancelledError
+
+    async def _take_turn(self, message: str | UserMessage | None) -> None:
+        stepper = self._stepper
+        if message is not None or not stepper.steps:
+            stepper.turn += 1
+            stepper.counts = Counts(stepper.counts.sampled_tokens)
+        self._emitter.emit(EventType.TURN_STARTED, data={"turn": stepper.turn})
+        try:
+            await self._enter(None if message is None else self._neutral(message))
+            self._is_stale = True
+            await stepper.until_stopped()
+        except Stop as stop:
+            self._stop_reason, self._failure, self._is_stale = stop.reason, stop.failure, False
+        except AtroposAgentError as error:
+            self._fail(error)
+        if stepper.turn & (stepper.turn - 1) == 0:  # turns 1, 2, 4, 8, ...: linear in the conversation
+            self._check_bridges()
+        await self._rescore()
+
+    async def _enter(self, message: UserMessage | None) -> None:
+        """Bring the conversation to where the next completion is asked for."""
+        stepper = self._stepper
+        if not stepper.steps:
+            if message is not None:
+                self._opening += (message,)
+            stepper.conversation = await self._opened()
+            return
+        last = stepper.steps[-1]
+        if message is None and last.following:
+            if self._is_stale:
+                await self._rebuild(stepper.steps)
+            return
+        if last.following or self._is_stale:
+            last = replace(last, following=())
+            await self._rebuild([*stepper.steps[:-1], last])
+        missing = [failure(NOT_EXECUTED) for _ in last.tool_calls[len(last.tool_results) :]]
+        results = (*last.tool_results, *missing)
+        following = stepper.answer(results, last, message)
+        stepper.steps[-1] = replace(last, tool_results=results, following=following)
+        stepper.conversation.add_following(following, last.completion, last.step_number)
+
+    async def _opened(self) -> Conversation:
+        """A conversation that stands at the opening."""
+        self._stepper.capabilities = capabilities = await self._setting.policy.probe()
+        conversation = self._conversation()
+        conversation.open(capabilities)
+        return conversation
+
+    async def _rebuild(self, steps: Sequence[AgentStep]) -> None:
+        """Bring a fresh conversation to where `steps` left it."""
+        sequences = self.result().sequences
+        conversation = await self._opened()
+        replay(conversation, steps, sequences)
+        self._stepper.conversation, self._recorded = conversation, None
+
+    def _neutral(self, message: str | UserMessage) -> UserMessage:
+        """A user's message without control tokens in its text."""
+        content = message if isinstance(message, str) else message["content"]
+        renderer = self._setting.renderer
+        if renderer is None:
+            return {"role": "user", "content": content}
+        if isinstance(content, str):
+            return {"role": "user", "content": renderer.neutralise(content)}
+        parts = list[ContentPart]()
+        for part in content:
+            text = part["type"] == "text"
+            parts.append({"type": "text", "text": renderer.neutralise(part["text"])} if text else part)
+        return {"role": "user", "content": parts}
+
+    def _check_bridges(self) -> None:
+        """Hold all bridges so far against the template; a mismatch fails the run."""
+        if self._failure is None and self._stop_reason is not StopReason.CANCELLED:
+            try:
+                self._stepper.conversation.check()
+            except AtroposAgentError as error:
+                self._fail(error)
+
+    def _fail(self, error: AtroposAgentError) -> None:
+        self._stop_reason = _reason_of(error)
+        lost = self._stop_reason is StopReason.SANDBOX_LOST
+        self._failure = Failure.of(error, blame=Blame.POLICY if lost else None)
+
+    async def _rescore(self) -> None:
+        """Ask for the logprobs that can be had afterwards, where that is wanted."""
+        if self._setting.config.rescore == "off":
+            return
+        conversation = self._stepper.conversation
+        with self._budget.at_server():
+            rescored = await rescore(
+                self._setting.policy, conversation.tracker.sequences(), self._budget.server_left_s
+            )
+        conversation.notes += rescored.notes
+        conversation.tracker.adopt(rescored.sequences)
+
+    def _emit_turn_finished(self) -> None:
+        data = {"response": self._stepper.final_response, "stop_reason": self._stop_reason.value}
+        self._emitter.emit(EventType.TURN_FINISHED, data=data)
+
+
+def _reason_of(error: AtroposAgentError) -> StopReason:
+    if isinstance(error, ContextOverflow):
+        return StopReason.CONTEXT_LENGTH
+    if isinstance(error, RequestTimeout):
+        return StopReason.REQUEST_TIMEOUT
+    return StopReason.SANDBOX_LOST if isinstance(error, SandboxLost) else StopReason.ERROR

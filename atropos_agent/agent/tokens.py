@@ -1,0 +1,136 @@
+"""The token ids of a completion: the server's, or what can honestly be had instead, and labelled so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from atropos_agent.errors import MalformedReply
+from atropos_agent.renderer import Renderer
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobProvenance,
+    Message,
+    Provenance,
+    completed,
+)
+
+REASONING_REJOINED = "reasoning_rejoined"
+
+
+def resolve_tokens(
+    completion: Completion, renderer: Renderer | None, messages: Sequence[Message] = ()
+) -> Completion:
+    """Give a completion the token ids that can honestly be had, and the text those ids spell.
+
+    Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
+    tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
+    completion that ended by itself. Reasoning that the server kept apart is part of those ids, as the template
+    shows it after `messages`, or else as the dialect writes it. Without a renderer nothing is rebuilt. Raises
+    MalformedReply for ids that cannot have been sampled: none of the vocabulary, or an end of turn after the
+    end of the turn.
+    """
+    if renderer is None:
+        return completion
+    _require_known(completion, renderer)
+    resolved = _resolved(completion, renderer, messages)
+    _require_one_end(resolved, renderer)
+    return resolved
+
+
+def _resolved(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> Completion:
+    if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
+        text = renderer.decode_completion(completion.token_ids)
+        if text == completion.text:
+            return completion
+        parsed = bool(completion.reasoning or completion.calls)
+        # An engine may give ids alone, and a server that parses text tells only a part of it.
+        notes = ("server_text_differs",) if completion.text and not parsed else ()
+        return replace(completion, text=text, reasoning="", calls=(), notes=completion.notes + notes)
+    rebuilt = _from_bytes(completion, renderer)
+    if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
+        return rebuilt
+    return _retokenize(completion, renderer, messages)
+
+
+def _require_known(completion: Completion, renderer: Renderer) -> None:
+    ids, size = completion.token_ids, renderer.vocabulary_size
+    # read as unsigned, a negative id is a huge one
+    if ids is not None and len(ids) and ids.view(np.uint32).max() >= size:
+        raise MalformedReply(
+            f"the server sampled token ids {ids.min()} to {ids.max()}, the tokenizer knows 0 to {size - 1}; "
+            "is it the tokenizer of this model?"
+        )
+
+
+def _require_one_end(completion: Completion, renderer: Renderer) -> None:
+    """A server that stops at an id never samples it twice at the end of a turn."""
+    ids = completion.token_ids
+    if completion.finish_reason is not FinishReason.STOP or ids is None or len(ids) < 2:
+        return
+    before, last = ids[-2:].tolist()
+    if before == last and last in renderer.stop_ids:
+        raise MalformedReply(
+            f"the sampled ids end with {last} twice: a doubled end of turn; the server, or something before "
+            "it, adds the end itself"
+        )
+
+
+def _from_bytes(completion: Completion, renderer: Renderer) -> Completion:
+    """Turn `token_bytes` into ids where the vocabulary allows it.
+
+    A stop token often has no bytes: it is the stop token where there is only one, and left out otherwise.
+    """
+    pieces = completion.token_bytes
+    if completion.token_ids is not None or pieces is None:
+        return completion
+    unnamed_stop = completion.finish_reason is FinishReason.STOP and pieces[-1:] == (b"",)
+    ids = renderer.ids_from_bytes(pieces[:-1] if unnamed_stop else pieces)
+    if ids is None or not unnamed_stop:
+        return replace(completion, token_ids=ids)
+    if len(renderer.stop_ids) == 1:
+        return replace(completion, token_ids=np.append(ids, np.int32(*renderer.stop_ids)))
+    logprobs = None if completion.logprobs is None else completion.logprobs[:-1]
+    notes = (*completion.notes, "unnamed_stop")
+    return replace(completion, token_ids=ids, token_bytes=pieces[:-1], logprobs=logprobs, notes=notes)
+
+
+def _retokenize(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> Completion:
+    spelled, notes = completion.text, completion.notes
+    if completion.reasoning:
+        spelled = _with_reasoning(completion, renderer, messages)
+        notes += (REASONING_REJOINED,)
+    ids = renderer.encode(spelled)
+    if completion.token_ids is not None or completion.token_bytes is not None:
+        notes += ("entries_do_not_spell_text",)
+    if renderer.decode(ids) != spelled:
+        notes += ("round_trip_differs",)
+    text = completion.text
+    if len(ids) and int(ids[-1]) in renderer.stop_ids:
+        ended = renderer.decode_completion(ids)  # the server left the end of the turn in its text
+        text = text[: max(len(text) - (len(spelled) - len(ended)), 0)]
+    elif completion.finish_reason is FinishReason.STOP:
+        ids = np.concatenate([ids, renderer.certificate.close_ids])
+    return replace(
+        completion,
+        text=text,
+        token_ids=ids,
+        token_bytes=None,
+        logprobs=None,
+        provenance=Provenance.RETOKENIZED,
+        logprob_provenance=LogprobProvenance.ABSENT,
+        notes=notes,
+    )
+
+
+def _with_reasoning(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> str:
+    """What the policy wrote, the reasoning included: the template's rendering of it, or else the dialect's."""
+    message = completed({"role": "assistant", "content": completion.text}, completion)
+    shown = renderer.turn_text(messages, message)
+    if shown is not None:
+        return shown
+    marks = renderer.marks
+    return f"{marks.reasoning_open}\n{completion.reasoning}\n{marks.reasoning_close}\n\n{completion.text}"

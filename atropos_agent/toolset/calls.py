@@ -1,0 +1,66 @@
+"""Running the calls of one step: each within its time, side by side where all of them are safe to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+
+from atropos_agent.errors import SandboxLost
+from atropos_agent.telemetry import Entry, Kind
+from atropos_agent.toolset.tool import ExecuteTool, ToolContext, failure
+from atropos_agent.trajectory import ToolCall, ToolResult
+
+TOOL_GRACE_S = 1.0
+"""Between the deadline that a tool is told and its cancellation, so that a tool which returns by itself
+keeps its sandbox whole."""
+
+
+class OutOfTime(Exception):
+    """A call did not return before the whole rollout's own time was over."""
+
+
+async def run_call(
+    call: ToolCall,
+    execute: ExecuteTool,
+    context: ToolContext,
+    *,
+    timeout_s: float,
+    deadline: float,
+    step_number: int,
+) -> ToolResult:
+    """Run one call for `timeout_s` seconds at most. Raises SandboxLost, and OutOfTime where the rollout's
+    `deadline`, in the event loop's time, came first; everything else becomes a result to read."""
+    own = asyncio.get_running_loop().time() + timeout_s
+    limit = min(own, deadline)
+    scope = asyncio.timeout_at(limit + TOOL_GRACE_S)
+    entry = Entry(Kind.TOOL, call.name, owner=context.rollout_id, step=step_number, detail=call.arguments)
+    with entry:
+        try:
+            async with scope:
+                return await execute(call, replace(context, call_id=call.uniq_id, deadline=limit))
+        except SandboxLost:
+            raise
+        except Exception as error:  # the boundary to a caller's own `execute_tool`
+            if not (isinstance(error, TimeoutError) and scope.expired()):
+                return failure(f"Tool execution error: {type(error).__name__}: {error}")
+    if deadline < own:
+        raise OutOfTime
+    return failure(f"{call.name} did not return within {timeout_s:g} s")
+
+
+async def side_by_side(running: Sequence[Coroutine[object, object, None]]) -> None:
+    """Run all at once. What one raises cancels the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in running:
+                group.create_task(one)
+    except ExceptionGroup as failures:
+        raise _first(failures) from None
+
+
+def _first(failures: ExceptionGroup) -> Exception:
+    found: Exception = failures
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found
