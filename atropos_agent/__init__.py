@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from atropos_agent.agent import AtroposAgent
+    from atropos_agent.agent import AtroposAgent, Run
     from atropos_agent.config import AgentConfig, EnvConfig, RunConfig, load_run_config
     from atropos_agent.environment import AgentEnv, Reference, check_environment, open_environment
     from atropos_agent.errors import AtroposAgentError, SandboxError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "agent": ["AtroposAgent"],
+    "agent": ["AtroposAgent", "Run"],
     "config": ["AgentConfig", "EnvConfig", "RunConfig", "load_run_config"],
     "environment": ["AgentEnv", "Reference", "check_environment", "open_environment"],
     "errors": ["AtroposAgentError", "SandboxError"],
@@ -71,6 +71,7 @@ __all__ = [
     "Rollout",
     "RolloutGroup",
     "Rubric",
+    "Run",
     "RunConfig",
     "Sandbox",
     "SandboxError",

@@ -34,6 +34,7 @@ PUBLIC = [
     "Rollout",
     "RolloutGroup",
     "Rubric",
+    "Run",
     "RunConfig",
     "Sandbox",
     "SandboxError",

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from atropos_agent.cli.console import FAILED, WRONG_INPUT, exits, fail, out
 from atropos_agent.config import DebugSettings, RunConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
+from atropos_agent.environment.sandboxes import for_tools
 from atropos_agent.events import Event, EventType
 from atropos_agent.telemetry import dump_on_signal, watching
 from atropos_agent.toolset import ToolContext
@@ -86,7 +87,7 @@ async def _run_in(env: AgentEnv[Any], task: str | None, item_id: str | None) -> 
 
 async def _free_task(env: AgentEnv[Any], task: str) -> AgentResult:
     async with env.sandbox() as sandbox:
-        context = ToolContext(sandbox=sandbox, rollout_id="run")
+        context = ToolContext(sandbox=for_tools(sandbox), rollout_id="run")
         return await env.agent.run(task, context=context, rollout_id="run", listeners=[_show])
 
 

@@ -115,9 +115,12 @@ class Episode(Generic[ItemT]):
         with task_errors(f"workspace of {self.item.id}"):
             meta = await self.env.setup_trajectory_workspace(self.item, sandbox=sandbox)
         run_id = self.id if attempt == 1 else f"{self.id}~{attempt}"
-        context = ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id)
-        seed = rollout_seed(self.env.config.seed, self.id, attempt)
-        run = self.env.agent.start(context=context, rollout_id=run_id, seed=seed, listeners=self.listeners)
+        run = self.env.agent.start(
+            context=ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id),
+            rollout_id=run_id,
+            seed=rollout_seed(self.env.config.seed, self.id, attempt),
+            listeners=self.listeners,
+        )
         async with run:
             broken = await self._play(run)
         result = run.result() if broken is None else broken_off(run.result(), broken)
@@ -135,6 +138,8 @@ class Episode(Generic[ItemT]):
             if error.__cause__ is not None and _came_out_of_a_turn(error.__cause__):
                 raise error.__cause__ from None
             return error
+        if run.result().stop_reason is StopReason.UNFINISHED:
+            return TaskError(f"play of {self.item.id} took no turn; await run.turn(message) at least once")
         return None
 
     async def _judge(

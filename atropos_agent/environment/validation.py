@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atropos_agent.environment.contract import ItemT, Reference, Validation
 from atropos_agent.environment.sandboxes import for_tools
 from atropos_agent.toolset import ToolContext
-from atropos_agent.trajectory import AgentResult, StopReason
+from atropos_agent.trajectory import AgentResult, StopReason, Trace
 
 if TYPE_CHECKING:
     from atropos_agent.environment.agent_env import AgentEnv
@@ -33,7 +33,7 @@ async def _replay(env: AgentEnv[ItemT], item: ItemT, reference: Reference) -> fl
     """The score of a rollout that made the calls of `reference` and answered what it says."""
     async with env.sandbox_of(item) as sandbox:
         meta = await env.setup_trajectory_workspace(item, sandbox=sandbox)
-        context = ToolContext(sandbox=for_tools(sandbox), rollout_id=item.id)
+        context = ToolContext(sandbox=for_tools(sandbox), rollout_id=item.id, add_trace=_not_recorded)
         for call in reference.calls:
             await env.tools.execute(call, context)
         result = AgentResult(True, reference.answer, StopReason.FINAL_ANSWER)
@@ -41,3 +41,7 @@ async def _replay(env: AgentEnv[ItemT], item: ItemT, reference: Reference) -> fl
             item, reference.answer, sandbox=sandbox, agent_result=result, workspace_meta=meta
         )
     return score.value
+
+
+def _not_recorded(_trace: Trace) -> None:
+    """Take what another agent did in a replay: only the score is asked for."""

@@ -100,7 +100,7 @@ async def test_nothing_is_started_and_the_record_says_so(env_type):
 
 
 async def test_an_external_tool_runs_without_a_sandbox():
-    from atropos_agent.dialects.hermes.parser import render_call
+    from atropos_agent.dialects.hermes import render_call
 
     def look(messages, step):
         return render_call("look", {}) if step == 1 else solve(messages, step)
