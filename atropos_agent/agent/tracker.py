@@ -51,11 +51,15 @@ def _resolved(completion: Completion, renderer: Renderer) -> Completion:
         text = renderer.decode_completion(completion.token_ids)
         if text == completion.text:
             return completion
-        notes = ("server_text_differs",) if completion.text else ()  # an engine may give ids alone
+        # an engine may give ids alone, or leave the end of the turn in the text
+        differs = completion.text and completion.text != renderer.decode(completion.token_ids)
+        notes = ("server_text_differs",) if differs else ()
         return replace(completion, text=text, notes=completion.notes + notes)
     rebuilt = _from_bytes(completion, renderer)
-    if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
-        return rebuilt
+    if rebuilt.token_ids is not None:
+        text = renderer.decode_completion(rebuilt.token_ids)
+        if text == completion.text or renderer.decode(rebuilt.token_ids) == completion.text:
+            return replace(rebuilt, text=text)
     return _retokenize(completion, renderer)
 
 
@@ -164,7 +168,7 @@ class Tracker:
 
     def begin(self, ids: TokenIds, text: str, kind: BreakKind) -> None:
         """Keep what was sampled so far and begin another sequence, with the prompt `ids` int32[n]."""
-        prompt = Prompt(self.prompt.messages)
+        prompt = Prompt(self.prompt.messages, self.prompt.tools)
         prompt.extend(ids, text)
         if self._open.spans:
             self._finished.append(self._close())
