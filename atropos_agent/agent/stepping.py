@@ -152,7 +152,9 @@ class Stepper:
         """Ask for one completion, keep its tokens, parse its text."""
         conversation, dialect = self.conversation, self._setting.dialect
         renderer = conversation.renderer
-        answer = dialect.restored(await self._ask(number))
+        answer = await self._ask(number)
+        if renderer is None or (answer.token_ids is None and answer.token_bytes is None):
+            answer = dialect.restored(answer)
         completion = conversation.with_its_prompt(resolve_tokens(answer, renderer, conversation.messages))
         index, span = conversation.add_completion(number, completion) or (None, None)
         counted = completion.token_ids if completion.token_ids is not None else completion.token_bytes

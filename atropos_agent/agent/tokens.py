@@ -43,17 +43,22 @@ def resolve_tokens(
 
 
 def _resolved(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> Completion:
+    if completion.token_ids is not None or completion.token_bytes is not None:
+        # Tokens spell all that was written. What a server parsed out of them is in the text again.
+        completion = replace(completion, reasoning="", calls=())
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
         text = renderer.decode_completion(completion.token_ids)
         if text == completion.text:
             return completion
-        parsed = bool(completion.reasoning or completion.calls)
-        # An engine may give ids alone, and a server that parses text tells only a part of it.
-        notes = ("server_text_differs",) if completion.text and not parsed else ()
-        return replace(completion, text=text, reasoning="", calls=(), notes=completion.notes + notes)
+        # An engine may give ids alone, or leave the end of the turn in the text.
+        differs = completion.text and completion.text != renderer.decode(completion.token_ids)
+        notes = ("server_text_differs",) if differs else ()
+        return replace(completion, text=text, notes=completion.notes + notes)
     rebuilt = _from_bytes(completion, renderer)
-    if rebuilt.token_ids is not None and renderer.decode_completion(rebuilt.token_ids) == completion.text:
-        return rebuilt
+    if rebuilt.token_ids is not None:
+        text = renderer.decode_completion(rebuilt.token_ids)
+        if completion.text in (text, renderer.decode(rebuilt.token_ids)):
+            return replace(rebuilt, text=text)
     return _retokenize(completion, renderer, messages)
 
 

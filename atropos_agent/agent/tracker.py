@@ -66,7 +66,7 @@ class Tracker:
 
     def begin(self, ids: TokenIds, text: str, kind: BreakKind) -> None:
         """Keep what was sampled so far and begin another sequence, with the prompt `ids` int32[n]."""
-        prompt = Prompt(self.prompt.messages)
+        prompt = Prompt(self.prompt.messages, self.prompt.tools)
         prompt.extend(ids, text)
         if self._open.spans:
             self._finished.append(self._close())

@@ -4,12 +4,13 @@ from atropos_agent.policy.callable import CallablePolicy, Generated
 from atropos_agent.policy.embedded import EmbeddedPolicy
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.managed import AtroposServer, ManagedPolicy
-from atropos_agent.policy.protocol import Capabilities, Policy, Prompt, RequestInfo, Scorer, Wire
+from atropos_agent.policy.protocol import Capabilities, Delta, Policy, Prompt, RequestInfo, Scorer, Wire
 
 __all__ = [
     "AtroposServer",
     "CallablePolicy",
     "Capabilities",
+    "Delta",
     "EmbeddedPolicy",
     "Generated",
     "HttpPolicy",

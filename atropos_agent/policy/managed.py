@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,9 +21,10 @@ from atropos_agent.policy.failures import SHAPE_STATUSES
 from atropos_agent.policy.foreign import foreign, listed
 from atropos_agent.policy.http import HttpPolicy
 from atropos_agent.policy.limits import within
-from atropos_agent.policy.managed_nodes import new_node, read_node
+from atropos_agent.policy.managed_nodes import field_of, new_node, read_node
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
 from atropos_agent.policy.wires import common
+from atropos_agent.policy.wires.messages import Said, outgoing, read_message
 from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.trajectory import (
     Completion,
@@ -159,21 +160,26 @@ class ManagedPolicy:
 
     async def _by_chat(self, prompt: Prompt, sampling: SamplingParams, request: RequestInfo) -> Completion:
         started = time.perf_counter()
-        asked = {"messages": list(prompt.messages), **_sampling(sampling, extended=False)}
+        asked = {"messages": [*outgoing(prompt.messages)], **_sampling(sampling, extended=False)}
+        if prompt.tools:
+            asked["tools"] = [tool.to_dict() for tool in prompt.tools]
         async with self._session() as session:
             before = _nodes(session)
             answer = await self._call(session.chat_completion, asked, request)
-            text, reason, notes = _message(answer)
+            said, reason = _message(answer)
+            shown = said.with_text()
             plain = Completion(
-                text=text,
+                text=shown.content,
                 finish_reason=reason,
                 sampling=sampling,
                 timings=Timings(request_s=time.perf_counter() - started),
                 model=_model(self._server),
-                notes=notes,
+                notes=shown.notes,
+                reasoning=shown.reasoning,
+                calls=shown.calls,
             )
             after = _nodes(session)
-            return plain if after is None else read_node(new_node(before or [], after, text), plain)
+            return plain if after is None else read_node(new_node(before or [], after, plain.text), plain)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[AtroposServer]:
@@ -237,17 +243,21 @@ def _nodes(session: object) -> list[object] | None:
     return [*common.entries(common.mapping(state(), "get_state()").get("nodes"), "nodes")]
 
 
-def _message(answer: object) -> tuple[str, FinishReason, tuple[str, ...]]:
-    choices = getattr(answer, "choices", None)
-    if not choices:
+def _message(answer: object) -> tuple[Said, FinishReason]:
+    choices = field_of(answer, "choices")
+    if not isinstance(choices, Sequence) or not choices:
         raise MalformedReply("choices is empty: the server returned no completion")
-    message = getattr(choices[0], "message", None)
-    content = getattr(message, "content", None)
-    reasoning = getattr(message, "reasoning", None)
-    reason = common.FINISH_REASONS.get(str(getattr(choices[0], "finish_reason", "")), FinishReason.OTHER)
-    if not content and isinstance(reasoning, str) and reasoning:
-        return reasoning, reason, ("text_from_reasoning",)
-    return common.string(content, "choices[0].message.content"), reason, ()
+    reason = common.FINISH_REASONS.get(str(field_of(choices[0], "finish_reason")), FinishReason.OTHER)
+    message = field_of(choices[0], "message")
+    fields = {name: field_of(message, name) for name in ("content", "reasoning", "reasoning_content")}
+    return read_message({**fields, "tool_calls": _calls(message)}, reason), reason
+
+
+def _calls(message: object) -> list[object]:
+    """The calls that the server parsed out itself, as the wire has them."""
+    listed = field_of(message, "tool_calls")
+    functions = [field_of(call, "function") for call in listed] if isinstance(listed, list | tuple) else []
+    return [{"function": {n: field_of(f, n) for n in ("name", "arguments")}} for f in functions]
 
 
 def _model(server: object) -> str:

@@ -24,7 +24,7 @@ def new_node(before: Sequence[object], after: Sequence[object], text: str) -> ob
     """The node of the completion just made: new in the state, and ending with its text."""
     known = {id(node) for node in before}
     fresh = [node for node in after if id(node) not in known]
-    matching = [node for node in fresh if str(_field(node, "full_text") or "").endswith(text)]
+    matching = [node for node in fresh if str(field_of(node, "full_text") or "").endswith(text)]
     if len(matching) != 1 and len(fresh) != 1:
         raise MalformedReply(f"{len(fresh)} new sequences after one completion, {len(matching)} end with it")
     return matching[0] if len(matching) == 1 else fresh[0]
@@ -35,9 +35,9 @@ def read_node(node: object, plain: Completion) -> Completion:
 
     Raises ProviderError for placeholder tokens, MalformedReply for arrays that do not fit together.
     """
-    tokens = common.token_ids(_field(node, "tokens"), "node.tokens")
-    masked = np.array(common.entries(_field(node, "masked_tokens"), "node.masked_tokens"))
-    values = np.array(common.entries(_field(node, "logprobs"), "node.logprobs"), np.float32)
+    tokens = common.token_ids(field_of(node, "tokens"), "node.tokens")
+    masked = np.array(common.entries(field_of(node, "masked_tokens"), "node.masked_tokens"))
+    values = np.array(common.entries(field_of(node, "logprobs"), "node.logprobs"), np.float32)
     _refuse_placeholder(node, tokens, values)
     common.require_count(len(masked), len(tokens), "masked tokens", "tokens")
     common.require_count(len(values), len(tokens), "logprobs", "tokens")
@@ -62,7 +62,7 @@ def read_node(node: object, plain: Completion) -> Completion:
 
 
 def _refuse_placeholder(node: object, tokens: np.ndarray, values: np.ndarray) -> None:
-    metadata = _field(node, "metadata")
+    metadata = field_of(node, "metadata")
     marked = isinstance(metadata, dict) and bool(metadata.get("dummy_tokens"))
     looks = len(tokens) > 1 and np.array_equal(tokens, np.arange(len(tokens)))
     if marked or (looks and bool(np.isin(values, (PLACEHOLDER_LOGPROB, IGNORED_LOGPROB)).all())):
@@ -72,5 +72,6 @@ def _refuse_placeholder(node: object, tokens: np.ndarray, values: np.ndarray) ->
         )
 
 
-def _field(node: object, name: str) -> object:
+def field_of(node: object, name: str) -> object:
+    """The key or the attribute `name`; None where there is none."""
     return node.get(name) if isinstance(node, dict) else getattr(node, name, None)

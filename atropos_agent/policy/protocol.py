@@ -10,7 +10,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import orjson
 
-from atropos_agent.trajectory import Completion, LogprobMode, Logprobs, Message, SamplingParams, TokenIds
+from atropos_agent.trajectory import (
+    Completion,
+    LogprobMode,
+    Logprobs,
+    Message,
+    SamplingParams,
+    TokenIds,
+    ToolSchema,
+)
 
 
 class Wire(StrEnum):
@@ -57,11 +65,24 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a completion that is still being sampled; either field may be empty."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """Who is asking, for replica affinity, logs and saved requests. Steps count from 1."""
+    """Who is asking, for replica affinity, logs and saved requests. Steps count from 1.
+
+    `on_delta` is reserved for policies that stream: they will call it with each piece, in order, before
+    `complete` returns. The policies of this package do not call it.
+    """
 
     rollout_id: str = ""
     step_number: int = 1
+    on_delta: Callable[[Delta], None] | None = None
 
 
 ANONYMOUS = RequestInfo()
@@ -72,13 +93,15 @@ SESSION_HEADER = "X-Session-ID"
 class Prompt:
     """A growing conversation in all the shapes a server may want: messages, text, ids, encoded ids.
 
-    The id list is kept as already encoded JSON too, so that a turn costs only what it adds.
+    The id list is kept as already encoded JSON too, so that a turn costs only what it adds. `tools` go out
+    beside the messages; they are set only for servers that render and parse calls themselves.
     """
 
-    __slots__ = ("_encoded", "_ids", "_length", "_text", "messages")
+    __slots__ = ("_encoded", "_ids", "_length", "_text", "messages", "tools")
 
-    def __init__(self, messages: Sequence[Message] = ()) -> None:
+    def __init__(self, messages: Sequence[Message] = (), tools: Sequence[ToolSchema] = ()) -> None:
         self.messages: list[Message] = list(messages)
+        self.tools: Sequence[ToolSchema] = tools
         self._ids: TokenIds = np.empty(256, np.int32)
         self._length = 0
         self._encoded = bytearray()

@@ -13,8 +13,8 @@ import numpy as np
 
 from atropos_agent.policy.protocol import Wire
 from atropos_agent.testing.codecs import Codec
-from atropos_agent.testing.fake_policy import FakeReply, fake_logprobs
-from atropos_agent.trajectory import FinishReason, TokenIds
+from atropos_agent.testing.fake_policy import FakeReply, fake_logprobs, version_spans
+from atropos_agent.trajectory import FinishReason, Json, TokenIds
 
 Object: TypeAlias = dict[str, object]
 PROMPT_COUNT = "_prompt_count"
@@ -80,13 +80,19 @@ OVERFLOWS: Mapping[Wire, Object] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """A scripted completion as a server would hold it: `ids` int32[n] with the stop token, logprobs, text."""
+    """A scripted completion as a server would hold it: `ids` int32[n] with the stop token, logprobs, text.
+
+    `message` is what its parsers make of the text (None without parsers), `versions` the spans of its weight
+    versions (empty where the script names none).
+    """
 
     ids: TokenIds
     logprobs: list[float | None]
     pieces: tuple[bytes, ...]
     text: str
     finish_reason: FinishReason
+    message: Mapping[str, Json] | None
+    versions: list[Object]
 
 
 def sampled(
@@ -95,18 +101,19 @@ def sampled(
     """Encode a scripted reply, end it with the stop token, cut it at `max_tokens`."""
     encoded = codec.encode(reply.text) if reply.token_ids is None else reply.token_ids
     ids = np.asarray(encoded, np.int32)
-    reason, text = reply.finish_reason, reply.text
+    reason, text, message = reply.finish_reason, reply.text, reply.message
     if reply.token_ids is None and reason is FinishReason.STOP and stop_id is not None:
         ends = 2 if fault is Fault.DOUBLED_END else 1
         ids = np.append(ids, np.full(ends, stop_id, np.int32))
         text += codec.decode(ids[-1:]) * (ends - 1)
     if max_tokens is not None and 0 <= max_tokens < len(ids):
         ids, reason = ids[:max_tokens], FinishReason.LENGTH
-        text = codec.decode(ids)
+        text, message = codec.decode(ids), None
     given = fake_logprobs(ids) if reply.logprobs is None else np.asarray(reply.logprobs, np.float32)
     spelt = codec.token_bytes(ids.tolist())
     pieces = tuple(b"" if i == stop_id else piece for i, piece in zip(ids, spelt, strict=True))
-    return Sampled(ids, [float(value) for value in given], pieces, text, reason)
+    versions = version_spans(reply.weight_versions, len(ids))
+    return Sampled(ids, [float(value) for value in given], pieces, text, reason, message, versions)
 
 
 def native(
@@ -160,10 +167,12 @@ def sglang(done: Sampled, fault: Fault | None, *, sharpness: float) -> Object:
         "finish_reason": None if fault is Fault.NO_FINISH_REASON else kind,
         "prompt_tokens": PROMPT_COUNT,
         "completion_tokens": len(done.ids) + (fault is Fault.WRONG_COMPLETION_USAGE),
-        "weight_version": "default",
+        "weight_version": done.versions[-1]["version"] if done.versions else "default",
         "output_token_logprobs": None if fault is Fault.MISSING_IDS else entries,
         "output_top_logprobs": [tops],
     }
+    if done.versions:
+        meta["weight_versions"] = done.versions
     text = None if fault is Fault.NULL_CONTENT else done.text
     return {"text": text, "output_ids": done.ids.tolist(), "meta_info": meta}
 
@@ -182,7 +191,7 @@ def generate(done: Sampled, model: str, fault: Fault | None, *, sharpness: float
         "logprobs": {"content": entries},
         "finish_reason": _reason(done, fault),
     }
-    versions = [{"version": "1", "start": 0, "end": len(done.ids)}]
+    versions = done.versions or version_spans({"1": 0}, len(done.ids))
     return {**_openai(choice, done, model, fault), "weight_versions": versions}
 
 
@@ -211,10 +220,11 @@ def chat(
     sharpness: float,
 ) -> Object:
     """`/v1/chat/completions`: with ids (`prompt_ids` given), with entries (llama.cpp, OpenAI), or plain."""
+    content = None if fault is Fault.NULL_CONTENT else done.text
     choice: Object = {
         "index": 0,
-        "message": {"role": "assistant", "content": None if fault is Fault.NULL_CONTENT else done.text},
-        "finish_reason": _reason(done, fault),
+        "message": {"role": "assistant", "content": content, **(done.message or {})},
+        "finish_reason": "tool_calls" if (done.message or {}).get("tool_calls") else _reason(done, fault),
         "logprobs": None,
     }
     if wire is not Wire.CHAT:
@@ -232,6 +242,8 @@ def chat(
     if prompt_ids is not None:
         choice["token_ids"] = None if fault is Fault.MISSING_IDS else done.ids.tolist()
         body = {"prompt_token_ids": prompt_ids, **body}
+    if done.versions:
+        body["metadata"] = {"weight_version": done.versions[-1]["version"], "weight_versions": done.versions}
     return body
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
 from atropos_agent.policy.protocol import ANONYMOUS, Capabilities, Prompt, RequestInfo, Wire
+from atropos_agent.policy.wires.messages import Said, read_message
+from atropos_agent.policy.wires.weight_versions import read_versions
 from atropos_agent.testing.codecs import ByteCodec, Codec, Ids
 from atropos_agent.trajectory import (
     Completion,
     FinishReason,
+    Json,
     LogprobMode,
     LogprobProvenance,
     Logprobs,
@@ -27,13 +30,21 @@ from atropos_agent.trajectory import (
 
 @dataclass(frozen=True, slots=True)
 class FakeReply:
-    """One scripted completion. `token_ids` overrides the encoding of `text` (stop token included)."""
+    """One scripted completion. `token_ids` overrides the encoding of `text` (stop token included).
+
+    `message` is how a chat server with parsers of its own shows `text`: fields such as `content`,
+    `reasoning_content` and `tool_calls`, as they stand in its answer. It is left out where `max_tokens` cuts
+    the text. `weight_versions` has the index of the first token that each version of the weights sampled, in
+    ascending order from 0.
+    """
 
     text: str = ""
     finish_reason: FinishReason = FinishReason.STOP
     token_ids: Ids | None = None
     logprobs: Sequence[float] | None = None
     delay_s: float = 0.0
+    message: Mapping[str, Json] | None = None
+    weight_versions: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +64,14 @@ Scripts: TypeAlias = "Sequence[Script] | Callable[[Sequence[Message], int], Scri
 def fake_logprobs(ids: TokenIds) -> Logprobs:
     """Deterministic logprobs float32[n], each in [-1.97, -0.01], a function of the id alone."""
     return (-0.01 - (ids % 50) / 25).astype(np.float32)
+
+
+def version_spans(versions: Mapping[str, int], count: int) -> list[dict[str, object]]:
+    """`versions` of `count` sampled tokens as vLLM and SGLang report them."""
+    begun = {name: start for name, start in versions.items() if start < count or not start}
+    ends = [*begun.values(), count][1:]
+    spans = zip(begun.items(), ends, strict=True)
+    return [{"version": name, "start": start, "end": end} for (name, start), end in spans]
 
 
 class FakePolicy:
@@ -126,8 +145,11 @@ class FakePolicy:
         wire = self.capabilities.wire
         logprobs = fake_logprobs(ids) if reply.logprobs is None else np.asarray(reply.logprobs, np.float32)
         sampled = Provenance.FROM_LOGPROBS if wire is Wire.CHAT_LOGPROBS else Provenance.SAMPLED
+        shown = self._shown(reply, text, finish_reason)
+        spans = version_spans(reply.weight_versions, len(ids))
+        versions = read_versions({"weight_versions": spans}, len(ids))
         return Completion(
-            text=text,
+            text=shown.content,
             token_ids=ids if wire.gives_ids else None,
             logprobs=logprobs if wire.gives_ids else None,
             finish_reason=finish_reason,
@@ -139,7 +161,20 @@ class FakePolicy:
             sampling=sampling,
             timings=Timings(request_s=self._delay_s + reply.delay_s),
             model=self.capabilities.model,
+            weight_version=versions.last,
+            parts=versions.parts if wire.gives_ids else (),
+            notes=shown.notes,
+            reasoning=shown.reasoning,
+            calls=shown.calls,
         )
+
+    def _shown(self, reply: FakeReply, text: str, finish_reason: FinishReason) -> Said:
+        """What a server of this wire says of `text`; only those that render the prompt parse it."""
+        wire, is_cut = self.capabilities.wire, text != reply.text
+        if reply.message is None or is_cut or wire.takes_ids or wire.takes_text:
+            return Said(text)
+        said = read_message(reply.message, finish_reason)
+        return said._replace(content=text) if wire.gives_ids else said.with_text()
 
     def _sampled(self, reply: FakeReply, max_tokens: int | None) -> tuple[TokenIds, str, FinishReason]:
         encoded = self._codec.encode(reply.text) if reply.token_ids is None else reply.token_ids

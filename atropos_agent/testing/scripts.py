@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from atropos_agent.config import validate
 from atropos_agent.errors import ConfigError
@@ -20,13 +20,15 @@ from atropos_agent.trajectory import FinishReason, LogprobMode
 
 
 class Turn(BaseModel):
-    """One answer: a text, or a fault."""
+    """One answer: a text, or a fault. `message` and `weight_versions` are those of FakeReply."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     text: str = ""
     finish_reason: FinishReason = FinishReason.STOP
     delay_s: float = Field(default=0.0, ge=0)
+    message: dict[str, JsonValue] | None = None
+    weight_versions: dict[str, int] = Field(default_factory=dict[str, int])
     fault: Fault | None = None
 
     @model_validator(mode="after")
@@ -37,7 +39,13 @@ class Turn(BaseModel):
 
     def played(self) -> FakeReply | Fault:
         """The turn as a FakeServer takes it."""
-        return self.fault or FakeReply(self.text, self.finish_reason, delay_s=self.delay_s)
+        return self.fault or FakeReply(
+            self.text,
+            self.finish_reason,
+            delay_s=self.delay_s,
+            message=self.message,
+            weight_versions=self.weight_versions,
+        )
 
 
 class ServerScript(BaseModel):

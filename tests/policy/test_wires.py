@@ -147,13 +147,6 @@ def test_text_from_reasoning_is_used_and_noted():
     assert completion.finish_reason is FinishReason.LENGTH
 
 
-def test_a_server_that_parsed_the_tool_calls_is_told_from_an_empty_one():
-    message = {"content": None, "tool_calls": [{"function": {"name": "terminal"}}]}
-    answer = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
-    with pytest.raises(MalformedReply, match="without a tool-call parser"):
-        ChatFormat("m").read(answer, Asked())
-
-
 def test_llama_cpp_chat_entries_become_ids():
     entries = [{"id": 5, "token": "a", "bytes": [97], "logprob": -0.5}]
     entries.append({"id": 2, "token": "", "bytes": [], "logprob": -0.25})

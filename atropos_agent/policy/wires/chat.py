@@ -1,4 +1,9 @@
-"""Chat completions: the server renders the prompt. Three grades: ids, per-token logprobs, text only."""
+"""Chat completions: the server renders the prompt. Three grades: ids, per-token logprobs, text only.
+
+A server with a reasoning parser or a tool-call parser takes parts of the sampled text out of `content`. They
+are in `Completion.reasoning` and `Completion.calls`, as the server read them. Where the tokens are known,
+`text` is all that they spell, those parts included; where only text came, `text` is the content alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,20 @@ from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
-from atropos_agent.trajectory import Completion, LogprobMode, LogprobProvenance, Provenance, SamplingParams
+from atropos_agent.policy.wires.messages import Said, outgoing, read_message
+from atropos_agent.policy.wires.weight_versions import read_versions
+from atropos_agent.trajectory import (
+    Completion,
+    FinishReason,
+    LogprobMode,
+    LogprobProvenance,
+    Provenance,
+    SamplingParams,
+)
+
+CALL_REASONS = ("tool_calls", "function_call")
+UNPLACED_VERSIONS = "weight_versions_unplaced"
+"""Noted where several versions of the weights made a completion whose tokens the server does not give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +45,14 @@ class ChatFormat:
     path = "/v1/chat/completions"
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
-        """The request, with the messages as they are."""
+        """The request, with the messages in the shape of the OpenAI API; `tools` only where there are any."""
         asked: dict[str, object] = {
             "model": self.model,
-            "messages": prompt.messages,
+            "messages": outgoing(prompt.messages),
             **common.openai_sampling(sampling, extended=self.extended),
         }
+        if prompt.tools:
+            asked["tools"] = [tool.to_dict() for tool in prompt.tools]
         if sampling.max_tokens is not None:
             asked["max_tokens"] = sampling.max_tokens
         if self.wire.gives_ids:
@@ -43,39 +63,50 @@ class ChatFormat:
             asked["return_token_ids"] = True
         if self.extended:
             asked["skip_special_tokens"] = False
-        return orjson.dumps(asked)
+        return orjson.dumps(asked, default=dict)
 
     def read(self, payload: Payload, asked: Asked) -> Completion:
         """The completion; `notes` says where its text or its token entries are second best."""
         choice = common.first_choice(payload)
-        text, notes = _text(common.mapping(choice.get("message"), "choices[0].message"))
         prompt_tokens, completion_tokens = common.usage_counts(payload, prompt=None, completion=None)
+        finish = _finish_reason(choice, completion_tokens, asked.sampling)
+        said = read_message(common.mapping(choice.get("message"), "choices[0].message"), finish)
+        shown = said.with_text()
         plain = Completion(
-            text=text,
-            finish_reason=common.finish_reason(choice.get("finish_reason"), "choices[0].finish_reason"),
+            text=shown.content,
+            finish_reason=finish,
             usage_prompt_tokens=prompt_tokens,
             usage_completion_tokens=completion_tokens,
             sampling=asked.sampling,
             timings=asked.timings,
             model=common.model_of(payload, self.model),
-            notes=notes,
+            notes=shown.notes,
+            reasoning=shown.reasoning,
+            calls=shown.calls,
         )
         if self.wire is Wire.CHAT_IDS:
-            return self._with_ids(plain, choice, payload)
-        if self.wire is Wire.CHAT_LOGPROBS:
-            return self._from_entries(plain, choice)
-        return plain
+            return self._with_ids(plain, said, choice, payload)
+        versions = read_versions(_versioned(payload), completion_tokens)
+        plain = replace(plain, weight_version=versions.last)
+        if versions.parts:
+            plain = replace(plain, notes=(*plain.notes, UNPLACED_VERSIONS))
+        return self._from_entries(plain, said, choice) if self.wire is Wire.CHAT_LOGPROBS else plain
 
-    def _with_ids(self, plain: Completion, choice: Payload, payload: Payload) -> Completion:
+    def _with_ids(self, plain: Completion, said: Said, choice: Payload, payload: Payload) -> Completion:
         ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
         prompt = payload.get("prompt_token_ids", choice.get("prompt_token_ids"))
         prompt_ids = common.token_ids(prompt, "prompt_token_ids")
         listed = _logprob_entries(choice)
         common.require_count(len(listed), len(ids), "logprobs", "sampled ids")
         common.usage_counts(payload, prompt=len(prompt_ids), completion=len(ids))
+        versions = read_versions(_versioned(payload), len(ids))
+        if said.is_parsed:
+            plain = _spelt(plain, said, _pieces(listed))[0]
         return replace(
             plain,
             token_ids=ids,
+            weight_version=versions.last,
+            parts=versions.parts,
             prompt_token_ids=prompt_ids,
             logprobs=common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob"),
             provenance=Provenance.SAMPLED,
@@ -83,7 +114,7 @@ class ChatFormat:
             logprob_mode=common.mode_of(self.logprob_mode, plain.sampling, self.truncation_shows),
         )
 
-    def _from_entries(self, plain: Completion, choice: Payload) -> Completion:
+    def _from_entries(self, plain: Completion, said: Said, choice: Payload) -> Completion:
         """Ids or bytes rebuilt from the entries; the plain completion, noted, where they do not add up.
 
         llama.cpp leaves out entries for broken UTF-8 here, so fewer entries than `usage` counts is no fault.
@@ -94,17 +125,13 @@ class ChatFormat:
         if counted is not None and len(listed) > counted:
             raise MalformedReply(f"{len(listed)} logprobs for usage.completion_tokens {counted}")
         pieces = _pieces(listed)
-        joined = None if pieces is None else b"".join(pieces).decode(errors="replace")
-        if (
-            pieces is None
-            or not (joined or "").startswith(plain.text)
-            or (counted or len(listed)) != len(listed)
-        ):
+        spelt, agrees = _spelt(plain, said, pieces)
+        if not agrees or (counted or len(listed)) != len(listed):
             return replace(plain, notes=(*plain.notes, "token_entries_incomplete"))
         by_id = all(isinstance(entry.get("id"), int) for entry in listed)
         ids = np.array([entry["id"] for entry in listed], np.int32) if by_id else None
         return replace(
-            plain,
+            spelt,
             token_ids=ids,
             token_bytes=None if by_id else pieces,
             logprobs=logprobs,
@@ -125,30 +152,53 @@ def top_logprobs(payload: Payload) -> dict[str, float]:
     return found
 
 
-def _text(message: Payload) -> tuple[str, tuple[str, ...]]:
-    """The content, or the reasoning where some server put everything there."""
-    content = message.get("content")
-    if isinstance(content, str) and content:
-        return content, ()
-    for name in ("reasoning", "reasoning_content"):
-        reasoning = message.get(name)
-        if isinstance(reasoning, str) and reasoning:
-            return reasoning, ("text_from_reasoning",)
-    if content is None:
-        parsed = message.get("tool_calls")
-        why = (
-            "the server parsed the tool calls itself: start it without a tool-call parser"
-            if parsed
-            else "null"
-        )
-        raise MalformedReply(f"choices[0].message.content is missing ({why})")
-    return common.string(content, "choices[0].message.content"), ()
+def _finish_reason(choice: Payload, sampled: int | None, sampling: SamplingParams) -> FinishReason:
+    """Why the completion ended. vLLM says `tool_calls` also of a completion that was cut after a call, so one
+    that fills its limit was cut."""
+    reason = choice.get("finish_reason")
+    finish = common.finish_reason(reason, "choices[0].finish_reason")
+    full = sampled is not None and sampled == sampling.max_tokens
+    return FinishReason.LENGTH if full and reason in CALL_REASONS else finish
+
+
+def _versioned(payload: Payload) -> Payload:
+    """What may hold versions of the weights: SGLang has a `metadata` for them, vLLM the answer itself."""
+    metadata = payload.get("metadata")
+    return metadata if isinstance(metadata, dict) and "weight_version" in metadata else payload
+
+
+def _spelt(plain: Completion, said: Said, pieces: tuple[bytes, ...] | None) -> tuple[Completion, bool]:
+    """`plain` with the text of its token entries, and whether they hold all that the server said.
+
+    Where the content is not the last thing said, the text keeps the end of the turn if the entries spell it:
+    only a tokenizer can tell it from the end of a call or of the reasoning.
+    """
+    if pieces is None:
+        return plain, False
+    joined = _decoded(pieces)
+    if not said.is_parsed:
+        return plain, joined.startswith(said.content)
+    reasoning, content = said.reasoning.strip(), said.content.strip()
+    begin, end = joined.find(reasoning), joined.rfind(content) + len(content)
+    in_order = begin >= 0 and begin + len(reasoning) + len(content) <= end
+    if not in_order or not all(call.name in joined for call in said.calls):
+        return plain, False
+    ends_named = (
+        plain.finish_reason is FinishReason.STOP and content and not said.calls and pieces[-1].strip()
+    )
+    if ends_named and end <= len(before := _decoded(pieces[:-1])):
+        joined = before
+    return replace(plain, text=joined, reasoning=said.reasoning, notes=said.notes), True
 
 
 def _logprob_entries(choice: Payload) -> list[Payload]:
     found = common.mapping(choice.get("logprobs"), "choices[0].logprobs")
     listed = common.entries(found.get("content"), "choices[0].logprobs.content")
     return [common.mapping(entry, "choices[0].logprobs.content[]") for entry in listed]
+
+
+def _decoded(pieces: tuple[bytes, ...]) -> str:
+    return b"".join(pieces).decode(errors="replace")
 
 
 def _pieces(listed: list[Payload]) -> tuple[bytes, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.trajectory import (
     Completion,
+    CompletionPart,
     FinishReason,
     LogprobMode,
     LogprobProvenance,
@@ -31,6 +32,7 @@ ROUNDING = 1e-4
 """A log-softmax in float32 may come out this far above zero."""
 
 FINISH_REASONS = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "word": FinishReason.STOP}
+FINISH_REASONS |= {"tool_calls": FinishReason.STOP, "function_call": FinishReason.STOP}
 FINISH_REASONS |= {"length": FinishReason.LENGTH, "limit": FinishReason.LENGTH}
 
 
@@ -41,6 +43,16 @@ class Asked:
     prompt_tokens: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     timings: Timings = field(default_factory=Timings)
+
+
+class Versions(NamedTuple):
+    """The version of the weights that sampled the last token, and a part for each where there are several."""
+
+    last: str | None = None
+    parts: tuple[CompletionPart, ...] = ()
+
+
+UNVERSIONED = Versions()
 
 
 class WireFormat(Protocol):
@@ -105,7 +117,7 @@ def sampled(
     mode: LogprobMode,
     usage: tuple[int | None, int | None],
     model: str,
-    weight_version: str | None = None,
+    versions: Versions = UNVERSIONED,
     notes: tuple[str, ...] = (),
 ) -> Completion:
     """A completion whose ids int32[n] and logprobs float32[n] the server told as it sampled them; `usage` is
@@ -124,7 +136,8 @@ def sampled(
         sampling=asked.sampling,
         timings=asked.timings,
         model=model,
-        weight_version=weight_version,
+        weight_version=versions.last,
+        parts=versions.parts,
         notes=notes,
     )
 

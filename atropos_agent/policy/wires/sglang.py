@@ -15,6 +15,7 @@ from atropos_agent.errors import MalformedReply
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.policy.wires.weight_versions import read_versions
 from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
@@ -67,7 +68,6 @@ class SglangFormat:
         if "output_ids" in payload and common.entries(payload["output_ids"], "output_ids") != ids:
             raise MalformedReply(f"output_ids differ from the ids of {where}")
         finish = common.mapping(meta.get("finish_reason"), "meta_info.finish_reason")
-        version = meta.get("weight_version")
         return common.sampled(
             asked,
             text=common.string(payload.get("text"), "text"),
@@ -77,7 +77,7 @@ class SglangFormat:
             mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
             usage=common.usage_counts({"usage": meta}, prompt=asked.prompt_tokens, completion=len(sampled)),
             model=self.model,
-            weight_version=None if version is None else str(version),
+            versions=read_versions(meta, len(sampled)),
         )
 
 

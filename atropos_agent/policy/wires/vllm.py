@@ -9,6 +9,7 @@ import orjson
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.policy.wires.weight_versions import read_versions
 from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
@@ -54,6 +55,7 @@ class VllmFormat:
             mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
             usage=common.usage_counts(payload, prompt=asked.prompt_tokens, completion=len(ids)),
             model=common.model_of(payload, self.model),
+            versions=read_versions(payload, len(ids)),
         )
 
 

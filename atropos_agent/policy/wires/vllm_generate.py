@@ -1,4 +1,4 @@
-"""vLLM's token-in, token-out `/inference/v1/generate`; it also names the version of the weights.
+"""vLLM's token-in, token-out `/inference/v1/generate`; it also names the versions of the weights.
 
 Only there where the server was started with `--enable-scale-out`.
 """
@@ -12,6 +12,7 @@ import orjson
 from atropos_agent.policy.protocol import Prompt, Wire
 from atropos_agent.policy.wires import common
 from atropos_agent.policy.wires.common import Asked, Payload
+from atropos_agent.policy.wires.weight_versions import read_versions
 from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 
@@ -51,7 +52,7 @@ class VllmGenerateFormat:
             mode=common.mode_of(self.logprob_mode, asked.sampling, self.truncation_shows),
             usage=common.usage_counts(payload, prompt=asked.prompt_tokens, completion=len(ids)),
             model=self.model,
-            weight_version=_weight_version(payload),
+            versions=read_versions(payload, len(ids)),
         )
 
 
@@ -71,12 +72,3 @@ def _entries(choice: Payload) -> list[Payload]:
     found = common.mapping(choice.get("logprobs"), "choices[0].logprobs")
     listed = common.entries(found.get("content"), "choices[0].logprobs.content")
     return [common.mapping(entry, "choices[0].logprobs.content[]") for entry in listed]
-
-
-def _weight_version(payload: Payload) -> str | None:
-    """The version that the last token was sampled from; None where the server names none."""
-    versions = payload.get("weight_versions")
-    if not isinstance(versions, list) or not versions:
-        return None
-    last = common.mapping(versions[-1], "weight_versions[-1]").get("version")
-    return None if last is None else str(last)
