@@ -1,5 +1,6 @@
 """An aborted completion and what a second request sampled after it, as one."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_any_split_gives_the_same_tokens_and_its_parts_cover_them_exactly(ids, d
     bounds = [0, *cuts, len(ids)]
     halves = [
         half(ids[start:end], prompt=PROMPT + start, version=str(index), seed=index)
-        for index, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for index, (start, end) in enumerate(itertools.pairwise(bounds))
     ]
     from_the_left, from_the_right = halves[0], halves[-1]
     for piece in halves[1:]:

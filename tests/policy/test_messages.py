@@ -82,8 +82,17 @@ def test_a_call_that_fills_the_limit_was_cut():
 
 @pytest.mark.parametrize(
     "text",
-    ['{"path": ', "[1]", "null", '"ls"', '{"n": NaN}', '{"n": 1e999}', '{"t": "\\ud800"}', "{" * 5000]
-    + ['{"a": ' + "[" * 70 + "]" * 70 + "}"],
+    [
+        '{"path": ',
+        "[1]",
+        "null",
+        '"ls"',
+        '{"n": NaN}',
+        '{"n": 1e999}',
+        '{"t": "\\ud800"}',
+        "{" * 5000,
+        '{"a": ' + "[" * 70 + "]" * 70 + "}",
+    ],
 )
 def test_arguments_that_are_no_object_are_kept_as_written_and_noted(text):
     call = {"function": {"name": "ls", "arguments": text}}
@@ -108,8 +117,12 @@ def test_arguments_that_came_decoded_are_taken():
 
 @pytest.mark.parametrize(
     ("listed", "named"),
-    [("ls", "tool_calls is 'ls'"), ([5], r"tool_calls\[\] is 5"), ([{}], r"tool_calls\[\].function is None")]
-    + [([{"function": {"name": None}}], "function.name is None")],
+    [
+        ("ls", "tool_calls is 'ls'"),
+        ([5], r"tool_calls\[\] is 5"),
+        ([{}], r"tool_calls\[\].function is None"),
+        ([{"function": {"name": None}}], "function.name is None"),
+    ],
 )
 def test_calls_in_no_known_shape_are_refused(listed, named):
     with pytest.raises(MalformedReply, match=named):
