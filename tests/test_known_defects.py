@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from atropos_agent.agent import AtroposAgent, history
+from atropos_agent.agent import AtroposAgent, conversation
 from atropos_agent.agent.tracker import Tracker
 from atropos_agent.config import AgentConfig
 from atropos_agent.dialects.hermes import HERMES_MARKS
@@ -84,7 +84,7 @@ class DefectiveForgetfulTracker(Tracker):
     def _last_turn(data):
         mask = np.zeros_like(data.mask)
         mask[data.spans[-1].start : data.spans[-1].end] = True
-        return replace(data, own_mask=mask)
+        return replace(data, own_mask=data.own_of(mask))
 
 
 async def check_every_turn_is_trained(mode="append", template="chatml") -> None:
@@ -95,7 +95,7 @@ async def check_every_turn_is_trained(mode="append", template="chatml") -> None:
 
 async def test_no_earlier_turn_is_forgotten(monkeypatch):
     await check_every_turn_is_trained()
-    monkeypatch.setattr(history, "Tracker", DefectiveForgetfulTracker)
+    monkeypatch.setattr(conversation, "Tracker", DefectiveForgetfulTracker)
     with pytest.raises(AssertionError, match="sampled tokens are trained"):
         await check_every_turn_is_trained()
 
@@ -108,12 +108,12 @@ class DefectiveLastNodeTracker(Tracker):
 
     def sequences(self):
         *earlier, last = super().sequences()
-        return (*(replace(data, own_mask=np.zeros_like(data.mask)) for data in earlier), last)
+        return (*(replace(data, own_mask=np.zeros_like(data.own_mask)) for data in earlier), last)
 
 
 async def test_no_sequence_before_a_prefix_break_is_lost(monkeypatch):
     await check_every_turn_is_trained("template", "trimming")
-    monkeypatch.setattr(history, "Tracker", DefectiveLastNodeTracker)
+    monkeypatch.setattr(conversation, "Tracker", DefectiveLastNodeTracker)
     with pytest.raises(AssertionError, match="sampled tokens are trained"):
         await check_every_turn_is_trained("template", "trimming")
 

@@ -15,7 +15,14 @@ from atropos_agent.agent.rescoring import rescore, with_spans
 from atropos_agent.agent.resuming import replay
 from atropos_agent.agent.setting import Setting
 from atropos_agent.agent.stepping import Counts, Stepper, Stop
-from atropos_agent.errors import AtroposAgentError, ConfigError, ContextOverflow, RequestTimeout, SandboxLost
+from atropos_agent.errors import (
+    AtroposAgentError,
+    ConfigError,
+    ContextOverflow,
+    RecordError,
+    RequestTimeout,
+    SandboxLost,
+)
 from atropos_agent.events import Emitter, EventType, Listener
 from atropos_agent.toolset import failure
 from atropos_agent.toolset.calls import OutOfTime
@@ -68,12 +75,13 @@ class Run:
         self._budget = Budget(setting.config.max_wall_time_s, Spent() if resume is None else resume.spent)
         self._actor = Actor(setting, self._budget, self._emitter, self.traces)
         self._stepper = Stepper(setting, self._conversation(), self._budget, self._emitter, self._actor)
-        self._stop_reason = StopReason.UNFINISHED
-        self._failure: Failure | None = None
+        self._stop_reason = StopReason.UNFINISHED if resume is None else resume.stop_reason
+        self._failure: Failure | None = None if resume is None else resume.failure
         self._turn_task: asyncio.Task[object] | None = None
         self._cancel_asked = False
         self._is_stale = True  # the conversation may not stand where the steps left it
-        self._recorded: AgentResult | None = resume
+        self._recorded: AgentResult | None = resume  # while the conversation is not rebuilt from it
+        self._final: AgentResult | None = None
         if resume is not None:
             self._stepper.take_over(resume)
 
@@ -84,10 +92,10 @@ class Run:
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is None:
             self._check_bridges()
-        self._recorded = self.result()
-        self._emitter.emit(EventType.RUN_FINISHED, result=self._recorded)
-        if kind is None:
-            await self._emitter.drain()
+        self._final = self.result()
+        self._emitter.emit(EventType.RUN_FINISHED, result=self._final)
+        if kind is None and self._stop_reason is not StopReason.CANCELLED:
+            await self._emitter.drain()  # a cancelled run lets go of sandbox and request at once
 
     async def turn(self, message: str | UserMessage | None = None) -> TurnResult:
         """Take steps until the policy gives a final answer or a limit ends the turn.
@@ -126,8 +134,13 @@ class Run:
 
     def result(self) -> AgentResult:
         """Everything recorded so far; `stop_reason` is UNFINISHED before the first turn and inside one."""
+        if self._final is not None:
+            return self._final
         if self._recorded is not None:
-            return self._recorded
+            success = self._stop_reason is StopReason.FINAL_ANSWER
+            return replace(
+                self._recorded, success=success, stop_reason=self._stop_reason, failure=self._failure
+            )
         stepper, tracker = self._stepper, self._stepper.conversation.tracker
         sequences = tracker.sequences()
         capabilities = stepper.capabilities
@@ -174,6 +187,8 @@ class Run:
     def _require_turn(self, message: str | UserMessage | None) -> None:
         if self._turn_task is not None:
             raise ConfigError("a turn of this run is going on; wait for it, or start another run")
+        if self._final is not None:
+            raise ConfigError("this run is closed; go on with agent.start(resume=run.result())")
         last = self._stepper.steps[-1] if self._stepper.steps else None
         answered = last is not None and not (last.following or last.tool_calls or last.parse_errors)
         if message is None and (answered or not (last or self._opening)):
@@ -197,6 +212,8 @@ class Run:
             await stepper.until_stopped()
         except Stop as stop:
             self._stop_reason, self._failure, self._is_stale = stop.reason, stop.failure, False
+        except RecordError:  # the caller resumed with another tokenizer or template: nothing to record
+            raise
         except AtroposAgentError as error:
             self._fail(error)
         if stepper.turn & (stepper.turn - 1) == 0:  # turns 1, 2, 4, 8, ...: linear in the conversation

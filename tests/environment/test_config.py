@@ -7,10 +7,10 @@ from typing import Generic, TypeVar
 import pytest
 import yaml
 
-from atropos_agent.collect import manifest
 from atropos_agent.config import AgentConfig, EnvConfig, load_run_config
 from atropos_agent.environment import AgentEnv, open_environment
 from atropos_agent.errors import ConfigError
+from atropos_agent.record.manifest import manifest
 from atropos_agent.testing import FakePolicy
 from tests.environment.echoing import Echo, EchoConfig, Word
 
