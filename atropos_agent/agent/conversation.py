@@ -21,10 +21,13 @@ from atropos_agent.renderer.runtime_check import last_assistant
 from atropos_agent.trajectory import (
     BreakKind,
     Completion,
+    ContentPart,
     LogprobProvenance,
     Message,
     StepSpan,
+    TextPart,
     TokenIds,
+    UserMessage,
     completed,
     text_of,
 )
@@ -174,3 +177,18 @@ def _noted(completion: Completion, note: str) -> Completion:
     """`completion` with `note`, once: a resumed run meets its recorded completions again."""
     known = note in completion.notes
     return completion if known else replace(completion, notes=(*completion.notes, note))
+
+
+def neutral(message: str | UserMessage, renderer: Renderer | None) -> UserMessage:
+    """A user's message in which no text encodes to a control token."""
+    content = message if isinstance(message, str) else message["content"]
+    if renderer is None:
+        return {"role": "user", "content": content}
+    if isinstance(content, str):
+        return {"role": "user", "content": renderer.neutralise(content)}
+    parts = list[ContentPart]()
+    for part in content:
+        if part["type"] == "text":
+            part = TextPart(type="text", text=renderer.neutralise(part["text"]))
+        parts.append(part)
+    return {"role": "user", "content": parts}

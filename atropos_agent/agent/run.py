@@ -10,7 +10,7 @@ from typing import Self
 
 from atropos_agent.agent.acting import Actor
 from atropos_agent.agent.budget import Budget
-from atropos_agent.agent.conversation import Conversation
+from atropos_agent.agent.conversation import Conversation, neutral
 from atropos_agent.agent.rescoring import rescore, with_spans
 from atropos_agent.agent.resuming import replay
 from atropos_agent.agent.setting import Setting
@@ -30,13 +30,11 @@ from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
     Blame,
-    ContentPart,
     Failure,
     Message,
     SequenceData,
     Spent,
     StopReason,
-    TextPart,
     ToolResult,
     Trace,
     UserMessage,
@@ -111,6 +109,9 @@ class Run:
         try:
             with self._budget.turn():
                 await self._take_turn(message)
+            if self._cancel_asked:
+                # The turn ended before the cancellation reached it: take it here, not in the caller's code.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._stop_reason, self._failure = StopReason.CANCELLED, None
             self._raise_foreign_cancel()
@@ -207,7 +208,7 @@ class Run:
             stepper.counts = Counts(stepper.counts.sampled_tokens)
         self._emitter.emit(EventType.TURN_STARTED, data={"turn": stepper.turn})
         try:
-            await self._enter(None if message is None else self._neutral(message))
+            await self._enter(None if message is None else neutral(message, self._setting.renderer))
             self._is_stale = True
             await stepper.until_stopped()
         except Stop as stop:
@@ -255,21 +256,6 @@ class Run:
         conversation = await self._opened()
         replay(conversation, steps, sequences)
         self._stepper.conversation, self._recorded = conversation, None
-
-    def _neutral(self, message: str | UserMessage) -> UserMessage:
-        """A user's message without control tokens in its text."""
-        content = message if isinstance(message, str) else message["content"]
-        renderer = self._setting.renderer
-        if renderer is None:
-            return {"role": "user", "content": content}
-        if isinstance(content, str):
-            return {"role": "user", "content": renderer.neutralise(content)}
-        parts = list[ContentPart]()
-        for part in content:
-            if part["type"] == "text":
-                part = TextPart(type="text", text=renderer.neutralise(part["text"]))
-            parts.append(part)
-        return {"role": "user", "content": parts}
 
     def _check_bridges(self) -> None:
         """Hold all bridges so far against the template; a mismatch fails the run."""
