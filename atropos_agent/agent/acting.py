@@ -92,7 +92,8 @@ class Actor:
         result = await run_call(
             call,
             self._setting.execute_tool,
-            self._context_of(number, call),
+            lambda deadline: self._context_of(number, call, deadline),
+            owner=self._setting.rollout_id,
             timeout_s=self._setting.config.tool_timeout_s,
             deadline=self._budget.deadline,
             step_number=number,
@@ -106,14 +107,25 @@ class Actor:
             self._emitter.emit(EventType.TOOL_FINISHED, step_number=number, call_id=call.uniq_id, data=report)
         return result
 
-    def _context_of(self, number: int, call: ToolCall) -> ToolContext:
+    def _context_of(self, number: int, call: ToolCall, deadline: float) -> ToolContext:
         def emit(data: Mapping[str, Json]) -> None:
             self._emitter.emit(EventType.TOOL_ACTIVITY, step_number=number, call_id=call.uniq_id, data=data)
 
         def add_trace(trace: Trace) -> None:
             self._traces.append(replace(trace, parent_call=trace.parent_call or call.uniq_id))
 
-        return replace(self._setting.context, call_id=call.uniq_id, emit=emit, add_trace=add_trace)
+        given = self._setting.context
+        return ToolContext(  # not dataclasses.replace, which costs several times as much on every call
+            sandbox=given.sandbox,
+            rollout_id=given.rollout_id,
+            call_id=call.uniq_id,
+            deadline=deadline,
+            emit=emit,
+            add_trace=add_trace,
+            deps=given.deps,
+            sessions=given.sessions,
+            jobs=given.jobs,
+        )
 
     async def _delay(self) -> None:
         if self._setting.config.tool_delay_s:

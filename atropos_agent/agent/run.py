@@ -106,9 +106,9 @@ class Run:
         self._require_turn(message)
         self._turn_task, self._cancel_asked = asyncio.current_task(), False
         self._stop_reason, self._failure = StopReason.UNFINISHED, None
+        self._budget.begin_turn()
         try:
-            with self._budget.turn():
-                await self._take_turn(message)
+            await self._take_turn(message)
             if self._cancel_asked:
                 # The turn ended before the cancellation reached it: take it here, not in the caller's code.
                 await asyncio.sleep(0)
@@ -119,6 +119,7 @@ class Run:
             self._stop_reason, self._failure = StopReason.ERROR, Failure.of(error)
             raise
         finally:
+            self._budget.end_turn()
             self._turn_task = None
             if self._emitter.active:
                 self._emit_turn_finished()
@@ -170,12 +171,12 @@ class Run:
         Raises what goes wrong, and ContextOverflow where a limit leaves no room or time for it.
         """
         stepper = self._stepper
+        self._budget.begin_turn()
         try:
-            with self._budget.turn():
-                stepper.conversation = await self._opened()
-                step = await stepper.complete(1)
-                if execute_tools and step.calls:
-                    await self._actor.act(step, step.calls)
+            stepper.conversation = await self._opened()
+            step = await stepper.complete(1)
+            if execute_tools and step.calls:
+                await self._actor.act(step, step.calls)
         except (Stop, OutOfTime) as stop:
             reason = stop.reason if isinstance(stop, Stop) else StopReason.WALL_TIME
             raise ContextOverflow(f"the single turn was stopped by its own limit: {reason}") from None

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from atropos_agent.agent.acting import Actor
 from atropos_agent.agent.budget import Budget
@@ -163,7 +163,7 @@ class Stepper:
         )
         opened = renderer is not None and renderer.opens_reasoning
         parsed = dialect.read(completion, inside_reasoning=opened)
-        calls = tuple([replace(call, uniq_id=f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
+        calls = tuple([_numbered(call, f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
         if self._emitter.active:
             data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
             self._emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
@@ -276,3 +276,7 @@ class Stepper:
         control = dialect.marks.control_texts if renderer is None else renderer.control_tokens
         errors = step.parsed.errors if isinstance(step, OpenStep) else step.parse_errors
         return dialect.answer(results, errors, control=control, message=message)
+
+
+def _numbered(call: ToolCall, uniq_id: str) -> ToolCall:
+    return ToolCall(call.name, call.arguments, uniq_id, call.raw_text, call.span)

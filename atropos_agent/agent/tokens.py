@@ -43,7 +43,8 @@ def resolve_tokens(
 
 
 def _resolved(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> Completion:
-    if completion.token_ids is not None or completion.token_bytes is not None:
+    parsed = completion.reasoning or completion.calls
+    if parsed and (completion.token_ids is not None or completion.token_bytes is not None):
         # Tokens spell all that was written. What a server parsed out of them is in the text again.
         completion = replace(completion, reasoning="", calls=())
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
