@@ -44,7 +44,7 @@ def examples(command: object) -> Iterator[str]:
 
 
 EXAMPLES = list(examples(get_command(app)))
-NEEDS_MORE = ("lint", "check-logprobs", "doctor", "fake-server")
+NEEDS_MORE = ("lint", "check-logprobs", "doctor", "fake-server", "seal")
 """Commands whose examples name a record, a server, a tokenizer or a script that is not there."""
 OF_OTHERS = [e for e in EXAMPLES if e.split()[0] in NEEDS_MORE and "--sandbox" not in e]
 WITHOUT_MODEL = [e for e in EXAMPLES if e not in OF_OTHERS and (":8000" in e or "my.yaml" in e)]

@@ -18,7 +18,6 @@ ENVIRONMENTS = """
 import asyncio
 from dataclasses import dataclass
 from atropos_agent import AgentEnv
-from atropos_agent.errors import RecordError
 
 @dataclass(frozen=True)
 class Item:
@@ -44,8 +43,8 @@ class Unscorable(Plain):
         return 1.0 / (self.drawn - self.drawn)
 
 class Undeliverable(Plain):
-    def score_group(self, group):
-        raise RecordError("no trainer can take this")
+    def score_trajectory(self, item, final_response):
+        return 1e39  # finite, but not as the float32 that a trainer holds
 
 class SlowToClose(Plain):
     async def __aexit__(self, *exc):
