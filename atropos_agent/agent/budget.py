@@ -1,4 +1,4 @@
-"""The time of a run: its own, and apart from it what it waits for the server and for the gate."""
+"""The time budget of a run: own time and server time are counted apart, waits for the gate are not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from atropos_agent.trajectory import Spent
 
 
 class Budget:
-    """What a run has used of `max_wall_time_s`, which bounds its own time and its time at the server apart.
+    """The time that a run has used. `max_wall_time_s` bounds its own time and its server time separately.
 
-    `deadline` is when its own time is over, in the event loop's time. It moves on while the run waits for
-    what is not its doing, and stands still between turns.
+    `deadline` is the end of the run's own time, in the event loop's time. A wait for the server or the gate
+    moves it to later. Time between turns is not counted.
     """
 
     def __init__(self, max_wall_time_s: float | None, spent: Spent) -> None:
@@ -59,7 +59,7 @@ class Budget:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time inside the block out."""
+        """Do not count the time inside the block."""
         started = time.perf_counter()
         try:
             yield
@@ -68,7 +68,7 @@ class Budget:
 
     @contextmanager
     def in_tools(self) -> Iterator[None]:
-        """Count the time inside the block as spent in tools; it stays the run's own."""
+        """Count the time inside the block as spent in tools; it is also the run's own time."""
         started = time.perf_counter()
         try:
             yield
