@@ -91,7 +91,7 @@ def sort_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         order = "smallest" if difficulty == 4 else "largest"
         prompt = f"Sort the lines of {shown(path)} by the number in column 2, {order} first, in place."
         command = f"sort -k2 -n{'r' if difficulty == 5 else ''} -o {q(path)} {q(path)}"
-    if wanted == content:
+    if wanted == content:  # a file that is sorted already would be right without any work
         content = wanted[::-1]
     return Draft(prompt, {path: lines(content)}, run(command), wanted={path: FileWith(lines(wanted))})
 
@@ -128,6 +128,7 @@ def unique_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     elif difficulty == 4:
         only, files = rng.choice(TEXT_ONLY), {path: lines([*content[:4], *once, *content[4:]])}
         content = files[path].decode().splitlines()
+        # The cut of `content` may leave more rows that occur once: keep one of them, so the answer is unique.
         pool_once = [row for row in content if content.count(row) == 1]
         content = [row for row in content if row not in pool_once[1:]]
         files = {path: lines(content)}
