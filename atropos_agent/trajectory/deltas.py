@@ -55,7 +55,6 @@ def shared_runs(known: TokenIds, ids: TokenIds) -> tuple[Copy, ...]:
         if length < BLOCK:
             at = here + 1
             continue
-        # Blocks are found at their end in a changed region: extend the run back to where it really begins.
         back = _equal(known[expected:there][::-1], ids[at:here][::-1]) if there > expected else 0
         copies.append(Copy(here - back, there - back, length + back))
         at, expected = here + length, there + length

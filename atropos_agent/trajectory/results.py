@@ -16,8 +16,8 @@ from atropos_agent.trajectory.values import Json
 
 
 class StopReason(StrEnum):
-    """Why a rollout ended. The reasons up to WALL_TIME are caused by the policy. UNFINISHED is never recorded:
-    it marks a result that was read while its run continues."""
+    """Why a rollout ended. The policy causes the reasons up to WALL_TIME. UNFINISHED is never recorded: it
+    marks a result that was read while its run continues."""
 
     FINAL_ANSWER = "final_answer"
     MAX_STEPS = "max_steps"

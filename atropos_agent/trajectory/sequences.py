@@ -103,6 +103,7 @@ class SequenceData:
         known, end, total = 0 if self.parent is None else len(self.parent), 0, len(self)
         for copy in self.copies:
             inside = copy.length > 0 and 0 <= copy.start <= known - copy.length
+            # In order and without overlap: `_laid_out` fills the gaps between copies from left to right.
             if not inside or not end <= copy.at <= total - copy.length:
                 raise RecordError(f"{copy} does not fit a sequence of {total} and a parent of {known} tokens")
             end = copy.at + copy.length

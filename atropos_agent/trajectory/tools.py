@@ -60,6 +60,7 @@ class ToolSchema:
     @property
     def properties(self) -> Mapping[str, Json]:
         """The JSON Schema of each argument that the schema lists."""
+        # Schemas come from others too, e.g. MCP servers: registering the tool reports a malformed one.
         listed = self.parameters.get("properties")
         return listed if isinstance(listed, Mapping) else {}
 

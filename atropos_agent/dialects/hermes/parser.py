@@ -27,7 +27,7 @@ def parse(text: str, *, inside_reasoning: bool = False, truncated: bool = False)
 
     `inside_reasoning`: the generation prompt left a reasoning block open. `truncated`: the completion was
     cut by a limit, so a tag that has only begun at the end is an unclosed call too, and reasoning that is
-    still open is no error.
+    still open is not an error.
     """
     scan = _Scan(text, truncated)
     scan.run(inside_reasoning)

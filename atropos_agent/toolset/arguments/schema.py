@@ -86,7 +86,7 @@ def _plain(schema: ToolSchema) -> dict[str, Json]:
     try:
         copied = json.loads(json.dumps(schema.parameters, default=dict))
     except (TypeError, ValueError) as error:
-        raise _refused(schema, (), f"is no JSON: {error}") from None
+        raise _refused(schema, (), f"is not JSON: {error}") from None
     if not isinstance(copied, dict):
         raise _refused(schema, (), f"is {copied!r:.{_SHOWN}}; a JSON Schema of type object is possible")
     return copied
@@ -176,7 +176,7 @@ def _check_references(tool: ToolSchema, place: _Place, known: set[int]) -> None:
         except Unresolvable:
             target = None
         if not isinstance(target, bool) and id(target) not in known:
-            text = f"is {reference!r}, which is no schema inside this one; #/$defs/NAME is possible"
+            text = f"is {reference!r}, which is not a schema inside this one; #/$defs/NAME is possible"
             raise _refused(tool, (*place.path, keyword), text)
 
 
