@@ -128,7 +128,6 @@ def unique_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     elif difficulty == 4:
         only, files = rng.choice(TEXT_ONLY), {path: lines([*content[:4], *once, *content[4:]])}
         content = files[path].decode().splitlines()
-        # The cut of `content` may leave more rows that occur once: keep one of them, so the answer is unique.
         pool_once = [row for row in content if content.count(row) == 1]
         content = [row for row in content if row not in pool_once[1:]]
         files = {path: lines(content)}
