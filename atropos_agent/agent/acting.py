@@ -1,4 +1,4 @@
-"""The calls of a step: asked of the gate, executed in order or side by side, reported as events."""
+"""Executes the calls of a step: asks the gate, runs them in order or side by side, reports events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Acting(Protocol):
 
 
 class Actor:
-    """Executes the calls of one run. `traces` takes what calls report of other agents."""
+    """Executes the calls of one run. Traces of other agents that calls report are appended to `traces`."""
 
     def __init__(self, setting: Setting, budget: Budget, emitter: Emitter, traces: list[Trace]) -> None:
         self._setting = setting
@@ -38,8 +38,8 @@ class Actor:
     async def act(self, step: Acting, calls: Sequence[ToolCall]) -> None:
         """Fill in `step.results`, in call order. Raises OutOfTime, SandboxLost.
 
-        The gate answers for all calls before the first one starts, and waiting for it costs the run no
-        time. A call that it denies is answered with its reason.
+        The gate decides on all calls before the first one starts. The wait for the gate does not count
+        against the run's time. The result of a denied call is the gate's reason.
         """
         verdicts = await self._decided(step.number, calls)
         if any(verdict is not call for verdict, call in zip(verdicts, calls, strict=True)):
@@ -77,6 +77,7 @@ class Actor:
             with self._budget.in_tools():
                 await side_by_side([one(index, verdict) for index, verdict in enumerate(verdicts)])
         finally:
+            # Results belong to calls by position: an interrupted call before a finished one needs one too.
             known = range(max(results, default=-1) + 1)
             step.results += [results.get(index) or failure(INTERRUPTED) for index in known]
         await self._delay()
@@ -137,7 +138,7 @@ def _executed(verdict: Verdict) -> ToolCall | None:
 
 
 def _permission(call: ToolCall, verdict: Verdict) -> dict[str, Json]:
-    """What an event says of the gate's answer."""
+    """The event data that reports the gate's decision."""
     if isinstance(verdict, ToolResult):
         return {"name": call.name, "decision": "deny", "reason": verdict.error}
     decision = "allow" if verdict is call else "replace"

@@ -1,4 +1,4 @@
-"""The time of a run: its own, and apart from it what it waits for the server and for the gate."""
+"""The time budget of a run: own time and server time are counted apart, waits for the gate are not."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Stopwatch:
 
 
 class Budget:
-    """What a run has used of `max_wall_time_s`, which bounds its own time and its time at the server apart.
+    """The time that a run has used. `max_wall_time_s` bounds its own time and its server time separately.
 
-    `deadline` is when its own time is over, in the event loop's time. It moves while the run waits for the
-    server or the gate, and time between turns does not count.
+    `deadline` is the end of the run's own time, in the event loop's time. A wait for the server or the gate
+    moves it to later. Time between turns is not counted.
     """
 
     def __init__(self, max_wall_time_s: float | None, spent: Spent) -> None:

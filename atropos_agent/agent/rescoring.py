@@ -1,4 +1,4 @@
-"""Logprobs for tokens that came without any: the same server is asked what its model thinks of them."""
+"""Rescoring: ask the same server for the logprobs of tokens that came without any."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rescored:
-    """Sequences with the logprobs that could be had; `notes` are words to be counted: rescore_unavailable,
-    rescore_failed."""
+    """Sequences with the logprobs that were obtained; `notes` are words that the result counts:
+    rescore_unavailable, rescore_failed."""
 
     sequences: tuple[SequenceData, ...]
     notes: tuple[str, ...] = ()
 
 
 async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: float) -> Rescored:
-    """Ask once for every sequence with spans that have no logprobs, within `budget_s` seconds (inf: any).
+    """Ask once for every sequence with spans that have no logprobs, in at most `budget_s` seconds.
 
     A span gets all its logprobs (provenance RESCORED, mode RAW: the model's own distribution) or stays as it
-    is. Nothing that goes wrong at the server is raised: the tokens are worth more than their logprobs.
+    is. Server errors and the time limit are logged, not raised: the tokens are usable without logprobs.
     """
     if not any(_lacking(sequence) for sequence in sequences):
         return Rescored(tuple(sequences))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 NO_MARKS = Marks()
 CERTIFICATES_KEPT = 256
-"""Rollouts may bring tools of their own, and each set of tools is certified."""
+"""Each set of tools has a certificate of its own, and rollouts may bring their own tools."""
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
 _CERTIFICATES: dict[str, Certificate] = {}
@@ -52,11 +52,11 @@ _CERTIFICATES: dict[str, Certificate] = {}
 class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
-    Immutable, and shareable between rollouts and threads. `marks` are those of the dialect that the policy
-    speaks; without them nothing opens reasoning, and only the tokenizer's own control tokens are known.
-    `template_arguments` reach the template as they are. `stop_ids` are end tokens beside the tokenizer's
-    own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises RenderError where
-    the tokenizer is not a fast one or has no usable chat template.
+    Immutable, and shareable between rollouts and threads. `marks` are those of the policy's dialect; without
+    them nothing opens reasoning, and only the tokenizer's own control tokens are known.
+    `template_arguments` are passed to the template unchanged. `stop_ids` are end tokens beside the
+    tokenizer's own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises
+    RenderError if the tokenizer is not a fast one or has no usable chat template.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Renderer:
     ) -> Renderer:
         """Load tokenizer, chat template and generation config from a folder or a hub name.
 
-        `chat_template` replaces the template that comes with the tokenizer. Raises RenderError where they
-        cannot be had, also offline.
+        `chat_template` replaces the template that comes with the tokenizer. Raises RenderError if they
+        cannot be loaded, e.g. offline.
         """
         tokenizer, stop_ids = load_tokenizer(source)
         if chat_template is not None:
@@ -114,7 +114,7 @@ class Renderer:
         return other
 
     def with_marks(self, marks: Marks) -> Renderer:
-        """The same renderer for a policy that speaks the dialect of these marks; itself where it does."""
+        """The same renderer for the dialect of these marks; the object itself if it has them already."""
         if marks == self._marks:
             return self
         other = copy.copy(self)
@@ -124,7 +124,7 @@ class Renderer:
         return other
 
     def with_tools(self, schemas: Sequence[ToolSchema]) -> Renderer:
-        """The same renderer with these tools as the template argument `tools`; none where there are none."""
+        """The same renderer with these tools as the template argument `tools`; None if there are none."""
         tools: list[Json] = [schema.to_dict() for schema in schemas]
         other = copy.copy(self)
         other._template = self._template.with_arguments({"tools": tools or None})  # noqa: SLF001 - a fresh copy
@@ -133,7 +133,7 @@ class Renderer:
 
     @property
     def marks(self) -> Marks:
-        """The marks of the dialect that the policy speaks."""
+        """The marks of the policy's dialect."""
         return self._marks
 
     @property
@@ -142,6 +142,7 @@ class Renderer:
         known = _CERTIFICATES.get(self._key)
         if known is None:
             known = certify(self._template, self._tokens, self._marks, self._key)
+            # The oldest first; the default of `pop` is for another thread that was faster.
             while len(_CERTIFICATES) >= CERTIFICATES_KEPT:
                 _CERTIFICATES.pop(next(iter(_CERTIFICATES)), None)
             _CERTIFICATES[self._key] = known
@@ -159,7 +160,7 @@ class Renderer:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """End tokens: those of tokenizer and generation config, the certified close, a server's if told."""
+        """End tokens: of tokenizer, generation config and certified close, and the server's if given."""
         return self._tokens.eos_ids | self.certificate.stop_ids | self._server_stop_ids
 
     @property
@@ -186,9 +187,9 @@ class Renderer:
         return self._template.text(messages)
 
     def turn_text(self, messages: Sequence[Message], answer: AssistantMessage) -> str | None:
-        """What the template writes of `answer` behind the prompt of `messages`, without the end of the turn.
+        """What the template writes for `answer` after the prompt of `messages`, without the end of the turn.
 
-        None where it does not show the reasoning of `answer` there, or shows the prompt otherwise then.
+        None if it does not show the reasoning of `answer` there, or then shows the prompt differently.
         """
         if not self.shows_reasoning:
             return None
@@ -226,7 +227,7 @@ class Renderer:
         return self._tokens.ids_from_bytes(token_bytes)
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes that each id stands for by itself, special tokens as they are written."""
+        """The bytes of each id by itself; a special token gives the bytes of its text."""
         return self._tokens.token_bytes(ids)
 
     def neutralise(self, text: str) -> str:
@@ -241,7 +242,7 @@ class Renderer:
         finish: FinishReason,
         turn: int,
     ) -> Bridge:
-        """What must follow `sampled` int32[m] until the next completion can be asked for.
+        """What must follow `sampled` int32[m] before the next completion can be requested.
 
         `messages` is the whole conversation; what comes after its last assistant message is new, and
         only that is encoded. Where that message has `tool_calls`, `sampled` is what the template renders
@@ -264,8 +265,8 @@ class Renderer:
     def continuation(
         self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
     ) -> Continuation:
-        """What the template makes of `messages`, whose last assistant message is `sampled` int32[m], the
-        answer to the prompt that it rendered as `shown`.
+        """The template's rendering of `messages`. Their last assistant message is `sampled` int32[m], the
+        answer to the prompt that the template rendered as `shown`.
 
         Renders the whole, encodes only what is new. With a certified bridge the end of the turn is joined
         as in `bridge`; without one the rendering must begin with `shown` and the sampled text as it is.
@@ -285,6 +286,7 @@ class Renderer:
         if closing and is_plain(answer):
             messages = [*messages[:last], {"role": "assistant", "content": told}, *following]
         text = self._template.text(messages)
+        # A rendering that is not what the bridge appends may still extend what was shown and sampled.
         if bridge is None or text != f"{shown}{told}{suffix}":
             bridge = crossing.added(text, f"{shown}{self.decode(sampled)}", close)
         return Continuation(text, bridge, closing)
@@ -306,8 +308,8 @@ class Renderer:
     def check_bridges(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """Compare every bridge of a finished conversation with the template's rendering of the whole.
 
-        Returns the words to be counted. Raises BridgeMismatch where one differs. Templates that rewrite
-        earlier observations are held to the last bridge alone.
+        Returns notes to be counted. Raises BridgeMismatch where one differs. For a template that rewrites
+        earlier observations only the last bridge is compared.
         """
         certificate = self.certificate
         rewrites = certificate.rewrites_observations

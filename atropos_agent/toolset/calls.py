@@ -1,4 +1,4 @@
-"""Running the calls of one step: each within its time, side by side where all of them are safe to."""
+"""Runs the calls of one step: each within its time limit, side by side where every tool allows it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from atropos_agent.toolset.tool import ExecuteTool, ToolContext, failure
 from atropos_agent.trajectory import ToolCall, ToolResult
 
 TOOL_GRACE_S = 1.0
-"""Between the deadline that a tool is told and its cancellation, so that a tool which returns by itself
-keeps its sandbox whole."""
+"""Grace period between a tool's deadline and its cancellation: a tool that returns by itself keeps its
+sandbox usable."""
 
 
 class OutOfTime(Exception):
@@ -30,7 +30,7 @@ async def run_call(
     step_number: int,
 ) -> ToolResult:
     """Run one call for `timeout_s` seconds at most. Raises SandboxLost, and OutOfTime where the rollout's
-    `deadline`, in the event loop's time, came first; everything else becomes a result to read.
+    `deadline`, in the event loop's time, came first; any other error becomes a result for the policy.
     `context_until` makes the call's context from its own deadline."""
     own = asyncio.get_running_loop().time() + timeout_s
     limit = min(own, deadline)
@@ -51,7 +51,7 @@ async def run_call(
 
 
 async def side_by_side(running: Sequence[Coroutine[object, object, None]]) -> None:
-    """Run all at once. What one raises cancels the others and is raised as it is."""
+    """Run all at once. The first error cancels the others and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in running:

@@ -16,9 +16,9 @@ _LISTED_PROBLEMS = 5
 class ArgumentCheck:
     """JSON Schema 2020-12 over the arguments of one tool.
 
-    An integer is written without a point: 1.0 is none. `format` is checked for date, date-time, duration,
+    1.0 is not an integer: a point makes a number a float. `format` is checked for date, date-time, duration,
     email, hostname, ipv4, ipv6, json-pointer, time, uri, uri-reference and uuid. All patterns of one check
-    share a quarter of a second; arguments for which they take longer do not fit. Raises ToolError for a
+    share a quarter of a second; arguments that take longer are refused. Raises ToolError for a
     schema that is invalid or refers to anything outside itself.
     """
 
