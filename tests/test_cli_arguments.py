@@ -159,7 +159,7 @@ class Empty(Plain):
     ("name", "code", "said"),
     [
         ("own:Plain", 1, "TaskError: environment ships no reference solutions"),
-        ("own:Empty", 1, "own:Empty gave no items: nothing is proven"),
+        ("own:Empty", 1, "own:Empty gave no items: nothing was checked"),
         ("os:path", 2, "not a subclass of AgentEnv"),
         (":X", 2, "cannot load environment ':X'"),
         ("..a:B", 2, "cannot load environment '..a:B'"),
