@@ -162,7 +162,7 @@ class _Buffered:
         return True
 
     async def _feed(self) -> None:
-        # read `_waiting` anew in each round: `take` replaces the deque when it merges
+        # read `self._waiting` again in each round: `take` replaces the deque when it merges
         while self._waiting:
             event = self._waiting.popleft()
             try:
