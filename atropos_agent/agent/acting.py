@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import is_not
 from typing import Protocol
 
 from atropos_agent.agent.budget import Budget
@@ -42,7 +43,7 @@ class Actor:
         against the run's time. The result of a denied call is the gate's reason.
         """
         verdicts = await self._decided(step.number, calls)
-        if any(verdict is not call for verdict, call in zip(verdicts, calls, strict=True)):
+        if verdicts is not calls and any(map(is_not, verdicts, calls)):
             step.executed = tuple([_executed(verdict) for verdict in verdicts])
         if len(calls) > 1 and self._setting.tools.is_parallel(calls):
             await self._side_by_side(step, verdicts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from atropos_agent.errors import ProviderError
@@ -55,12 +55,14 @@ async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: f
 def with_spans(steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> tuple[AgentStep, ...]:
     """`steps` with the spans that `sequences` now hold."""
     spans = {(index, span.step_number): span for index, held in enumerate(sequences) for span in held.spans}
-    return tuple(
-        step
-        if step.span is None or step.sequence_index is None
-        else replace(step, span=spans[step.sequence_index, step.step_number])
-        for step in steps
-    )
+    return tuple([_with_span(step, spans) for step in steps])
+
+
+def _with_span(step: AgentStep, spans: Mapping[tuple[int, int], StepSpan]) -> AgentStep:
+    if step.span is None or step.sequence_index is None:
+        return step
+    span = spans[step.sequence_index, step.step_number]
+    return step if span is step.span else replace(step, span=span)
 
 
 async def _scored(scorer: Scorer, sequence: SequenceData) -> SequenceData:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,6 +49,16 @@ OPENINGS_KEPT = 32
 _CERTIFICATES: dict[str, Certificate] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class _Certified:
+    """What follows from the certificate. Kept, because every step of every rollout asks for it."""
+
+    certificate: Certificate
+    stop_ids: frozenset[int]
+    turns: Turns
+    crossing: Crossing
+
+
 class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
@@ -74,6 +84,7 @@ class Renderer:
         self._on_mismatch = on_mismatch
         self._key = self._identity()
         self._server_stop_ids: frozenset[int] = frozenset()
+        self._known: _Certified | None = None
         self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
 
     def _identity(self) -> str:
@@ -109,7 +120,7 @@ class Renderer:
 
     def with_stop_ids(self, stop_ids: Iterable[int]) -> Renderer:
         """The same renderer, also counting these ids (a server's own end tokens) as stop ids."""
-        other = copy.copy(self)
+        other = self._copied()
         other._server_stop_ids = self._server_stop_ids.union(stop_ids)  # noqa: SLF001 - a fresh copy
         return other
 
@@ -117,7 +128,7 @@ class Renderer:
         """The same renderer for the dialect of these marks; the object itself if it has them already."""
         if marks == self._marks:
             return self
-        other = copy.copy(self)
+        other = self._copied()
         other._marks = marks  # noqa: SLF001 - a fresh copy
         other._tokens = self._tokens.with_control_texts(marks.control_texts)  # noqa: SLF001
         other._key = other._identity()  # noqa: SLF001
@@ -126,9 +137,14 @@ class Renderer:
     def with_tools(self, schemas: Sequence[ToolSchema]) -> Renderer:
         """The same renderer with these tools as the template argument `tools`; None if there are none."""
         tools: list[Json] = [schema.to_dict() for schema in schemas]
-        other = copy.copy(self)
+        other = self._copied()
         other._template = self._template.with_arguments({"tools": tools or None})  # noqa: SLF001 - a fresh copy
         other._key = other._identity()  # noqa: SLF001
+        return other
+
+    def _copied(self) -> Renderer:
+        other = copy.copy(self)
+        other._known = None  # noqa: SLF001 - a fresh copy
         return other
 
     @property
@@ -139,6 +155,20 @@ class Renderer:
     @property
     def certificate(self) -> Certificate:
         """What is certified of this template and tokenizer; computed on first use, kept per process."""
+        return self._certified.certificate
+
+    @property
+    def _certified(self) -> _Certified:
+        if self._known is None:
+            certificate = self._found_certificate()
+            stop_ids = self._tokens.eos_ids | certificate.stop_ids | self._server_stop_ids
+            turns = Turns(self._template, self._marks, certificate.tool_bridge.calls_end)
+            opens, canonical = certificate.opens_reasoning, certificate.joint == "canonical"
+            crossing = Crossing(self._tokens, self._marks, stop_ids, opens, canonical)
+            self._known = _Certified(certificate, stop_ids, turns, crossing)
+        return self._known
+
+    def _found_certificate(self) -> Certificate:
         known = _CERTIFICATES.get(self._key)
         if known is None:
             known = certify(self._template, self._tokens, self._marks, self._key)
@@ -161,7 +191,7 @@ class Renderer:
     @property
     def stop_ids(self) -> frozenset[int]:
         """End tokens: of tokenizer, generation config and certified close, and the server's if given."""
-        return self._tokens.eos_ids | self.certificate.stop_ids | self._server_stop_ids
+        return self._certified.stop_ids
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -250,17 +280,16 @@ class Renderer:
         last exchanges is compared, of the whole conversation where `turn` is a power of two. Raises
         RenderError where the certificate refuses the bridge, BridgeMismatch where that check fails.
         """
-        last = last_assistant(messages)
+        last, known = last_assistant(messages), self._certified
         answer, following = messages[last], messages[last + 1 :]
-        if reason := self.certificate.refusal(answer, following):
+        if reason := known.certificate.refusal(answer, following):
             raise RenderError(
                 f"no bridge for this chat template: {reason}; agent.history=template does without one"
             )
-        turns = self._turns
-        suffix = turns.after(answer, following)
-        held = holds_at(turns, messages, suffix, turn=turn)
+        suffix = known.turns.after(answer, following)
+        held = holds_at(known.turns, messages, suffix, turn=turn)
         notes = [] if held else [self._mismatch(last, suffix)]
-        return self._crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, notes)
+        return known.crossing.over(suffix, known.certificate.close_of(answer), sampled, finish, notes)
 
     def continuation(
         self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
@@ -274,9 +303,9 @@ class Renderer:
         """
         last = last_assistant(messages)
         answer, following = messages[last], messages[last + 1 :]
-        bridge, suffix, crossing = None, "", self._crossing
+        bridge, suffix, crossing = None, "", self._certified.crossing
         if not self.certificate.refusal(answer, following):
-            suffix = self._turns.after(answer, following)
+            suffix = self._certified.turns.after(answer, following)
             bridge = crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, [])
             closing = REASONING_CLOSED in bridge.notes
         else:
@@ -291,19 +320,9 @@ class Renderer:
             bridge = crossing.added(text, f"{shown}{self.decode(sampled)}", close)
         return Continuation(text, bridge, closing)
 
-    @property
-    def _turns(self) -> Turns:
-        return Turns(self._template, self._marks, self.certificate.tool_bridge.calls_end)
-
-    @property
-    def _crossing(self) -> Crossing:
-        certificate = self.certificate
-        canonical, opens = certificate.joint == "canonical", certificate.opens_reasoning
-        return Crossing(self._tokens, self._marks, self.stop_ids, opens_reasoning=opens, canonical=canonical)
-
     def is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
         """True where `sampled` int32[m] was cut off with its reasoning still open."""
-        return self._crossing.is_cut_in_reasoning(sampled, finish)
+        return self._certified.crossing.is_cut_in_reasoning(sampled, finish)
 
     def check_bridges(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """Compare every bridge of a finished conversation with the template's rendering of the whole.
@@ -315,7 +334,7 @@ class Renderer:
         rewrites = certificate.rewrites_observations
         if any(message["role"] == "tool" for message in messages):
             rewrites |= certificate.tool_bridge.rewrites_results
-        missing = first_mismatch(self._turns, messages, earlier=not rewrites)
+        missing = first_mismatch(self._certified.turns, messages, earlier=not rewrites)
         return () if missing is None else (self._mismatch(*missing),)
 
     def _mismatch(self, index: int, suffix: str) -> str:
