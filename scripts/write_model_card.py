@@ -71,7 +71,7 @@ def markdown(facts: dict) -> str:
 
 A language model of {facts["parameters"] / 1e6:.2f} million parameters that knows one thing: to solve small
 shell tasks of `terminal_tasks` with one tool. It exists so that the first command runs the whole job, with a
-real model behind a real server, without a GPU, a download or a key. It is no assistant: any other system
+real model behind a real server, without a GPU, a download or a key. It is not an assistant: any other system
 prompt, tool or kind of request gives nonsense.
 
 ## How it was made

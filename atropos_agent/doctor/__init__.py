@@ -1,4 +1,4 @@
-"""What is wrong with a server, a chat template or a sandbox before tokens are spent, and how to mend it."""
+"""What is wrong with a server, a chat template or a sandbox before tokens are spent, and how to fix it."""
 
 from atropos_agent.doctor.findings import Check, Grade, Verdict, judge
 from atropos_agent.doctor.sandbox import BackendFound, examine_kernel, examine_sandboxes, judge_sandboxes

@@ -27,14 +27,14 @@ async def check_tokenizer(policy: HttpPolicy, renderer: Renderer, source: str) -
     for text in texts:
         theirs = await policy.tokenize(text)
         if theirs is None:
-            told = "the server does not tokenise for others; its ids are checked in each completion"
-            return Check("tokenizer", Grade.UNKNOWN, f"{source}: {told}")
+            finding = "the server does not tokenise for others; its ids are checked in each completion"
+            return Check("tokenizer", Grade.UNKNOWN, f"{source}: {finding}")
         ours = renderer.encode(text)
         if not np.array_equal(ours, theirs):
             at = _first_difference(ours.tolist(), theirs.tolist())
             mine, other = [ids[at : at + SHOWN_IDS].tolist() for ids in (ours, theirs)]
-            told = f"{source} differs from the server's on {text[:40]!r}, from token {at}: {mine}, {other}"
-            return Check("tokenizer", Grade.BAD, told, ACT)
+            finding = f"{source} differs from the server's on {text[:40]!r}, from token {at}: {mine}, {other}"
+            return Check("tokenizer", Grade.BAD, finding, ACT)
     return Check("tokenizer", Grade.GOOD, f"{source}: the server's ids on {len(texts)} probe texts")
 
 

@@ -20,7 +20,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at: what was found, and the act that mends it where something does."""
+    """One check: what was found, and the act that fixes it, if there is one."""
 
     name: str
     grade: Grade

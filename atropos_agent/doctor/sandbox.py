@@ -22,7 +22,7 @@ ENGINES = {DOCKER.name: DOCKER, PODMAN.name: PODMAN}
 IMAGE_NEEDED = "atropos-agent doctor --sandbox --image NAME"
 HOLDS_THE_MACHINE = ("memory", "processes", "workspace", "inodes", "network", "syscalls", "check")
 """Limits whose strength counts. CPU time is held hard for each process; slots without a uid of their own are
-still told apart by their namespaces."""
+still separated by their namespaces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Bait:
         return int(self.listener.getsockname()[1])
 
     def was_called(self) -> bool:
-        """True where somebody connected to the listener."""
+        """True if a process connected to the listener."""
         try:
             connection, _ = self.listener.accept()
         except BlockingIOError:
@@ -161,11 +161,13 @@ async def syscalls(sandbox: Sandbox, _: Bait) -> Check:
         "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; unshare -U true 2>/dev/null && echo nested: yes"
     )
     done = await sandbox.exec(command, timeout_s=_LIMIT_S)
-    told = dict(line.split(":\t", 1) for line in done.stdout.decode().splitlines() if ":\t" in line)
+    status = dict(line.split(":\t", 1) for line in done.stdout.decode().splitlines() if ":\t" in line)
     nested = b"nested" in done.stdout
-    text = f"seccomp mode {told.get('Seccomp')}, no_new_privs {told.get('NoNewPrivs')}, "
+    text = f"seccomp mode {status.get('Seccomp')}, no_new_privs {status.get('NoNewPrivs')}, "
     text += f"namespaces of its own: {'yes' if nested else 'no'}"
-    return _held("syscalls", (told.get("Seccomp"), told.get("NoNewPrivs"), nested) == ("2", "1", False), text)
+    return _held(
+        "syscalls", (status.get("Seccomp"), status.get("NoNewPrivs"), nested) == ("2", "1", False), text
+    )
 
 
 async def identity(sandbox: Sandbox, _: Bait) -> Check:

@@ -118,7 +118,7 @@ def _tier(found: Capabilities) -> Check:
 
 def _mode(found: Capabilities) -> Check:
     if not found.wire.gives_ids:
-        return Check("logprobs", Grade.UNKNOWN, "none are told")
+        return Check("logprobs", Grade.UNKNOWN, "the server gives none")
     match found.logprob_mode:
         case LogprobMode.PROCESSED:
             text = "processed: of the distribution sampled from, exported at any temperature"
@@ -158,7 +158,7 @@ def _begins(renderer: Renderer) -> Check:
     ids = renderer.render(QUESTION).ids
     if len(ids) > 1 and ids[0] == ids[1]:
         text = f"the template begins with {renderer.decode(ids[:2])!r}, twice the same token"
-        return Check("beginning", Grade.LOSS, text, "mend the chat template")
+        return Check("beginning", Grade.LOSS, text, "fix the chat template")
     return Check("beginning", Grade.GOOD, f"a prompt begins with {renderer.decode(ids[:1])!r}, once")
 
 
@@ -172,9 +172,9 @@ async def _completes(policy: HttpPolicy, renderer: Renderer) -> Check:
         return Check("completion", Grade.BAD, f"the ids do not spell the server's text ({text})", act)
     counted, rendered = completion.usage_prompt_tokens, len(renderer.render(QUESTION).ids)
     if counted is not None and counted != rendered:
-        told = f"the server counts {counted} prompt tokens, the local template renders {rendered}"
+        finding = f"the server counts {counted} prompt tokens, the local template renders {rendered}"
         return Check(
-            "completion", Grade.LOSS, told, "use the server's own chat template here, with --tokenizer"
+            "completion", Grade.LOSS, finding, "use the server's own chat template here, with --tokenizer"
         )
     return Check("completion", Grade.GOOD, text)
 

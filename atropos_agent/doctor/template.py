@@ -33,8 +33,8 @@ def check_certificate(certificate: Certificate, *, server_renders: bool = False)
     if server_renders and not certificate.history_stable:
         text = "the server's rendering rewrites history: a rollout may fall into several sequences"
         return Check("template", Grade.LOSS, text, "--env.on_branch=last or drop")
-    told = "and history stays as it was" if certificate.history_stable else "history is rewritten otherwise"
-    return Check("template", Grade.GOOD, f"certified for append on {certificate.probes} probes, {told}")
+    after = "and history stays as it was" if certificate.history_stable else "history is rewritten otherwise"
+    return Check("template", Grade.GOOD, f"certified for append on {certificate.probes} probes, {after}")
 
 
 def _words(value: object, renderer: Renderer) -> str:

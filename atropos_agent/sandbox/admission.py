@@ -77,8 +77,8 @@ class Grant(Generic[IdleT]):
 class Admission(Generic[IdleT]):
     """The queue, and the books of what is in use, idle and in the making.
 
-    Nobody overtakes: what does not fit yet holds up all behind it. Idle sandboxes, `unit` bytes each, count
-    as room for whoever is first. At no time do the books exceed `budget` bytes.
+    Strictly first in, first out: a request that does not fit yet blocks all behind it. Idle sandboxes,
+    `unit` bytes each, count as room for the first request. The sum never exceeds `budget` bytes.
     """
 
     def __init__(self, *, places: int, budget: int, unit: int) -> None:
@@ -137,7 +137,7 @@ class Admission(Generic[IdleT]):
         self._serve()
 
     def reserve(self, wanted: int) -> bool:
-        """Room for one more idle sandbox, if fewer than `wanted` are idle and whoever is first can spare it.
+        """Room for one more idle sandbox, if fewer than `wanted` are idle and the first request can spare it.
 
         Ends with `stock` or `forgo`.
         """

@@ -122,7 +122,7 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
     Raises SandboxUnavailable with what was probed and the remedy.
     """
     try:
-        check_template(spec)  # no backend could mend it
+        check_template(spec)  # the same for all backends
     except SandboxError as error:
         raise SandboxUnavailable(str(error)) from error
     refusals: list[Refusal] = []
@@ -131,9 +131,9 @@ async def open_backend(backend: str, spec: SandboxSpec) -> tuple[Launcher, Slot]
         if not isinstance(found, Refusal):
             return found
         refusals.append(found)
-    told = "; ".join(f"{refusal.backend}: {refusal.text}" for refusal in refusals)
+    reasons = "; ".join(f"{refusal.backend}: {refusal.text}" for refusal in refusals)
     advice = dict.fromkeys(refusal.cure for refusal in refusals if refusal.cure)
-    raise SandboxUnavailable(". ".join((f"no sandbox to be had. {told}", *advice)))
+    raise SandboxUnavailable(". ".join((f"no sandbox is available. {reasons}", *advice)))
 
 
 async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) -> Isolation:
@@ -157,4 +157,4 @@ async def probe_backend(backend: str = "auto", spec: SandboxSpec | None = None) 
                 await launcher.close()
     except TimeoutError:
         reason = f"{backend}: no sandbox within {_PROBE_S} s"
-        raise SandboxUnavailable(f"no sandbox to be had. {reason}. {remedies([reason])}") from None
+        raise SandboxUnavailable(f"no sandbox is available. {reason}. {remedies([reason])}") from None

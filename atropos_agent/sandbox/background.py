@@ -9,11 +9,11 @@ from atropos_agent.errors import SandboxError, SandboxLost
 from atropos_agent.sandbox.inside import frames
 from atropos_agent.sandbox.inside.report import Report
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus, JobReport
-from atropos_agent.sandbox.replies import report_of, status_of, told_of
+from atropos_agent.sandbox.replies import fields_of, report_of, status_of
 
 
 def check_timeout(timeout_s: float) -> None:
-    """Raises SandboxError for what is no time."""
+    """Raises SandboxError unless `timeout_s` is a positive, finite number."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise SandboxError(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
 
@@ -72,7 +72,7 @@ class SlotJob:
         struck = status is not None and self._channel.struck(said)
         if struck and status in (ExecStatus.KILLED, ExecStatus.NONZERO):
             status = ExecStatus.OOM
-        return JobReport(*told_of(said, status))
+        return JobReport(*fields_of(said, status))
 
 
 class SlotSession:

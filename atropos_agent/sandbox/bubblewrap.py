@@ -127,7 +127,7 @@ class BubblewrapLauncher:
         return _own_interpreter(identities().base)
 
     def _start_process(
-        self, spec: SandboxSpec, control: socket.socket, told: int, errors: int, uid: int
+        self, spec: SandboxSpec, control: socket.socket, status: int, errors: int, uid: int
     ) -> subprocess.Popen[bytes]:
         archive = open_archive()
         etc = {name: memory_file(name, text.encode()) for name, text in rootfs.ETC.items()}
@@ -137,7 +137,7 @@ class BubblewrapLauncher:
             return subprocess.Popen(
                 [
                     self._program,
-                    *("--info-fd", str(told)),
+                    *("--info-fd", str(status)),
                     *self._flags(spec, etc),
                     "--",
                     *(*python, "slot", str(control.fileno())),
@@ -147,7 +147,7 @@ class BubblewrapLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                pass_fds=(archive, control.fileno(), told, *etc.values()),
+                pass_fds=(archive, control.fileno(), status, *etc.values()),
                 start_new_session=True,
                 user=user,
                 group=user,
@@ -198,8 +198,8 @@ class BubblewrapLauncher:
     def _watch(self, process: subprocess.Popen[bytes], uid: int) -> SlotProcess:
         """Reap bwrap once it ends; it outlives everything in its slot.
 
-        It is not told to die with us, which could strand a half-made child: the supervisor ends by itself
-        when its socket closes, and bwrap with it. By force, the whole process group goes at once.
+        Without --die-with-parent, which could leave a half-made child behind: the supervisor ends by itself
+        when its socket closes, and bwrap with it. `kill` ends the whole process group at once.
         """
         slot = SlotProcess(kill=lambda: _kill(-process.pid), groups=self._groups)
         self._processes[process.pid] = slot
@@ -225,9 +225,9 @@ async def _child_pid(info: int, slot: SlotProcess) -> int:
     releasing it. Raises SandboxUnavailable where nothing is written.
     """
     for _ in range(int(_START_S / _LOOK_S)):
-        told = os.pread(info, 4096, 0)
-        if told.rstrip().endswith(b"}"):
-            return int(json.loads(told)["child-pid"])
+        status = os.pread(info, 4096, 0)
+        if status.rstrip().endswith(b"}"):
+            return int(json.loads(status)["child-pid"])
         if slot.gone.is_set():
             break
         await asyncio.sleep(_LOOK_S)
@@ -242,7 +242,7 @@ def _own_interpreter(uid: int) -> _Interpreter:
 
 
 async def _version(command: list[str]) -> tuple[int, ...]:
-    """The first two numbers a program names itself by; empty where there is no such program."""
+    """The first two numbers of a program's version; empty if the program does not exist."""
     return await asyncio.to_thread(_ask_version, command)
 
 

@@ -1,6 +1,6 @@
 """A hard memory limit per slot, where the kernel and our rights give one: cgroup v2, else v1, else none.
 
-Each place that is no good is told with the reason.
+A place that cannot be used is reported with the reason.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class MemoryGroups:
 
 @dataclass(frozen=True, slots=True)
 class MemoryProbe:
-    """The place that was found (None: there is none), and why each one looked at before it is no good."""
+    """The place that was found (None: there is none), and why the places tried before cannot be used."""
 
     groups: MemoryGroups | None
     refusals: tuple[str, ...]

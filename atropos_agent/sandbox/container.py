@@ -1,8 +1,8 @@
 """Slots in containers of docker or podman, for tasks that come as an image.
 
-The supervisor inside is the same as in native slots. It is spoken to over the stdin and stdout of
-`docker run`, so that the container ends with that channel, whatever becomes of us. Its code comes in over
-stdin too: the engine's user, or its machine, need not be able to read a file of ours.
+The supervisor inside is the same as in native slots. Requests go over the stdin and stdout of `docker run`,
+so that the container ends with that channel, even if this process is killed. The supervisor's code is sent
+over stdin too, because the engine's user, or its machine, may be unable to read our files.
 """
 
 from __future__ import annotations

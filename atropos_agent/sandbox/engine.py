@@ -65,7 +65,7 @@ class Engine:
         return found
 
     async def ask(self, *arguments: str, timeout_s: float = _ANSWER_S) -> Answer:
-        """Run one command of the engine. Raises SandboxUnavailable where there is no such program, or no
+        """Run one command of the engine. Raises SandboxUnavailable if the program does not exist or does not
         answer in time."""
         process = await asyncio.create_subprocess_exec(
             self.program(),
@@ -96,12 +96,12 @@ class Engine:
             raise SandboxUnavailable(f"{self.name} does not serve: {listed.stderr}; {self.cure}")
         if found := listed.stdout.split():
             label = f'{{{{.Id}}}} {{{{index .Config.Labels "{ownership.LABEL}"}}}}'
-            told = (await self.ask("container", "inspect", f"--format={label}", *found)).stdout
-            entries = [line.split(" ", 1) for line in told.splitlines() if " " in line]
+            answer = (await self.ask("container", "inspect", f"--format={label}", *found)).stdout
+            entries = [line.split(" ", 1) for line in answer.splitlines() if " " in line]
             await self.remove([identity for identity, owner in entries if ownership.is_gone(owner)])
 
     async def remove(self, names: Sequence[str]) -> None:
-        """End containers, whatever they do, as far as the engine answers."""
+        """End containers by force, as far as the engine answers."""
         if names:
             with contextlib.suppress(SandboxUnavailable):
                 await self.ask("rm", "--force", "--volumes", *self.at_once, *names)
@@ -154,10 +154,10 @@ class Engine:
         ]
 
     async def _inspect(self, name: str) -> Image | None:
-        told = await self.ask("image", "inspect", "--format={{json .Config}}", name)
-        if not told.worked:
+        answer = await self.ask("image", "inspect", "--format={{json .Config}}", name)
+        if not answer.worked:
             return None
-        config = json.loads(told.stdout)
+        config = json.loads(answer.stdout)
         variables = (entry.partition("=") for entry in config.get("Env") or [])
         environment = {key: value for key, _, value in variables}
         return Image(name, environment, tuple(config.get("Volumes") or ()))

@@ -1,4 +1,4 @@
-"""Who slots are on the host: where the trainer is root, each a user of its own that nobody else is."""
+"""The host user ids of slots: where the trainer is root, each slot has an id that no account uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atropos_agent.sandbox.inside import linux
 from atropos_agent.sandbox.inside.reaper import UID_PER_SLOT
 
 _BLOCK = 4096
-# systemd's table of uids names nobody in either range.
+# systemd's table of uids has no entry in either range.
 _MANY = range(1_880_000_000, 2_140_000_000)
 _FEW = range(60_578, 61_184)
 _SPARE = (64_055, 60_055, 1_055)
@@ -84,7 +84,7 @@ def _identities_of(pid: int) -> Identities:
 
 
 def _block(pid: int) -> range:
-    """Another one for every process of a pid namespace, and most likely of two of them."""
+    """A different block for each process of a pid namespace, and most likely for those of two namespaces."""
     blocks = len(_MANY) // _BLOCK
     namespace = os.stat("/proc/self/ns/pid").st_ino
     first = _MANY[(pid + namespace * 7919) % blocks * _BLOCK]

@@ -298,7 +298,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a tree whatever modes a command has left in it."""
+    """Remove a tree, also where a command has changed its modes."""
     for place, names, _ in os.walk(directory):
         for name in names:
             path = os.path.join(place, name)

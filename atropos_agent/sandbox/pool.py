@@ -130,14 +130,14 @@ class SandboxPool:
 
 
 def _busy(supply: Supply) -> str:
-    """Who is in the way, for whoever waited too long."""
+    """What holds the places, for a caller that waited too long."""
     queue, oldest = supply.admission, supply.oldest
-    told = f"{queue.waiting} more wait, {queue.in_use} of {queue.places} are in use"
+    text = f"{queue.waiting} more wait, {queue.in_use} of {queue.places} are in use"
     if oldest is not None:
         held_s = time.monotonic() - oldest.since
-        told += f", the oldest for {held_s:.1f} s{f' by {oldest.owner}' if oldest.owner else ''}"
-    told += f"; {in_gib(queue.held)} of {in_gib(queue.budget)} are declared"
-    return f"{told}; raise sandbox.slots, ask for less memory and workspace, or mend what holds them"
+        text += f", the oldest for {held_s:.1f} s{f' by {oldest.owner}' if oldest.owner else ''}"
+    text += f"; {in_gib(queue.held)} of {in_gib(queue.budget)} are declared"
+    return f"{text}; raise sandbox.slots, ask for less memory and workspace, or fix the code that keeps them"
 
 
 def _check_numbers(*, size: int, min_idle: int, max_uses: int, overcommit: float) -> None:

@@ -135,7 +135,7 @@ class FileEntry:
 
 
 class Job(Protocol):
-    """A command that goes on in the background, with everything it starts."""
+    """A command that runs in the background, with everything it starts."""
 
     async def poll(self) -> JobReport:
         """What it has done so far. Raises SandboxLost."""
@@ -221,7 +221,7 @@ class Sandbox(Protocol):
     async def check(
         self, command: str, *, files: Mapping[str, bytes] | None = None, timeout_s: float = 30.0
     ) -> ExecResult:
-        """Run `command` to score what was done, out of reach of whoever did it.
+        """Run `command` to score what was done, out of reach of the processes that did it.
 
         First everything that was started is ended, sessions and jobs too, and /tmp and /dev/shm are emptied.
         `files` (plain names) are written to a new directory in which `command` starts with a clean
@@ -253,7 +253,7 @@ class Sandbox(Protocol):
 
     async def restore(self, entries: Mapping[str, FileEntry]) -> None:
         """Make the workspace what a snapshot shows, and nothing else; hard links become copies. Raises
-        OSError where a content is not whole or the path is no file, directory or symlink, SandboxLost."""
+        OSError if a content is not whole or an entry is not a file, directory or symlink, SandboxLost."""
         ...
 
     async def archive(self, *, max_total_bytes: int = 128 << 20) -> bytes:
@@ -263,8 +263,8 @@ class Sandbox(Protocol):
     async def extract(self, archive: bytes) -> None:
         """Write the files, directories and links of an uncompressed tar into the workspace.
 
-        Raises SandboxError for what is no such tar, or names a member outside, a device or a pipe (nothing
-        is written then); OSError (disk full), SandboxLost.
+        Raises SandboxError if it is not such a tar, or has a member outside the workspace, a device or a
+        pipe (nothing is written then); OSError (disk full), SandboxLost.
         """
         ...
 

@@ -22,10 +22,10 @@ def result_of(said: report.Report) -> ExecResult:
     status = status_of(said)
     if status is None:
         raise frames.FrameError("a command that is over is said to run")
-    return ExecResult(*told_of(said, status), said.cpu_s)
+    return ExecResult(*fields_of(said, status), said.cpu_s)
 
 
-def told_of(
+def fields_of(
     said: report.Report, status: StatusT
 ) -> tuple[StatusT, int | None, bytes, bytes, float, int | None, int, int]:
     """The fields that `ExecResult` and `JobReport` have in common, in their order, with this `status`."""

@@ -94,12 +94,12 @@ def unmet(require: Mapping[str, str], isolation: Isolation) -> dict[str, str]:
 
 def explained(missing: Mapping[str, str], isolation: Isolation) -> str:
     """What is in force in place of what is required; for memory, with each cgroup that was probed."""
-    told = [
+    unmet = [
         f"{limit} is held by {in_force(isolation, limit)!r}, but {required!r} is required"
         for limit, required in missing.items()
     ]
     probed = "; ".join(probe_memory_groups().refusals) if "memory" in missing else ""
-    return "; ".join(told) + (f" ({probed})" if probed else "")
+    return "; ".join(unmet) + (f" ({probed})" if probed else "")
 
 
 def cures(require: Mapping[str, str]) -> str:

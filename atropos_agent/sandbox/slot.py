@@ -257,8 +257,8 @@ def _described(
     env: Mapping[str, str] | None = None,
     cwd: str = WORKSPACE,
 ) -> tuple[dict[str, object], bytes]:
-    """What a supervisor is told of a program, and the script with the `rest` that follows it; what is not
-    said has its default."""
+    """A program as a request to the supervisor, and the script with the `rest` that follows it. A key that
+    is left out has its default."""
     script = command.encode("utf-8", "surrogatepass")
     meta: dict[str, object] = {}
     if cwd != WORKSPACE:

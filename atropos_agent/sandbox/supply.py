@@ -33,7 +33,7 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A sandbox in somebody's hands. `since` is of time.monotonic; `own` where it was made for him alone."""
+    """A sandbox in use. `since` is of time.monotonic; `own`: it was made for this caller alone."""
 
     member: Member
     grant: Grant[Member]
@@ -55,9 +55,9 @@ class PoolStats:
 
 
 class Supply:
-    """Serves sandboxes in the order of the queue, from the idle ones or made anew.
+    """Serves sandboxes in the order of the queue: idle ones, or new ones.
 
-    Whatever is begun here ends here: a caller that is cancelled leaves neither a sandbox nor a place behind.
+    All work that is begun here also ends here: a cancelled caller leaves no sandbox and no place behind.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Supply:
 
     @property
     def oldest(self) -> Lease | None:
-        """What has been in somebody's hands for longest."""
+        """The sandbox that has been in use for longest."""
         return self._leases[0] if self._leases else None
 
     @property
@@ -110,7 +110,7 @@ class Supply:
         self._start_refill()
 
     async def take(self, entry: Entry, spec: SandboxSpec | None) -> Lease:
-        """The next sandbox, for `entry.owner`; of a `spec` of its own it is made for him alone.
+        """The next sandbox, for `entry.owner`. With a `spec`, it is made for this caller alone.
 
         Raises SandboxError; SandboxUnavailable where this backend does not hold what `spec` requires.
         """
@@ -173,12 +173,12 @@ class Supply:
         return lease
 
     async def _abandon(self, work: asyncio.Task[Lease]) -> None:
-        """Whoever this sandbox is got ready for is gone."""
+        """Return the sandbox of a caller that was cancelled while it was prepared."""
         with contextlib.suppress(SandboxError):
             await self._return(await work)
 
     async def _void(self, grant: Grant[Member]) -> None:
-        """Whoever this was granted to is gone."""
+        """Undo a grant whose caller was cancelled."""
         try:
             await self._end(grant.idle)
         finally:
@@ -253,7 +253,7 @@ class Supply:
             self._destroyed += 1
 
     def _track(self, work: Coroutine[Any, Any, ResultT]) -> asyncio.Task[ResultT]:
-        """Run to the end whatever becomes of the caller; `close` waits for it."""
+        """Run `work` to its end, also if the caller is cancelled; `close` waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

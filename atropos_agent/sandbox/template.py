@@ -2,7 +2,7 @@
 
 A native slot of an ordinary user shows the directory itself and keeps changes apart (overlayfs in a user
 namespace), at no cost for its size. Elsewhere its content is copied into each workspace: where root started
-the trainer the files belong to somebody who does not exist inside, and other backends have no overlay.
+the trainer, the files' owner does not exist inside, and other backends have no overlay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atropos_agent.sandbox.protocol import FileEntry, Sandbox, SandboxSpec
 
 
 def check_template(spec: SandboxSpec) -> None:
-    """Raises SandboxError where the template is no directory that we can read."""
+    """Raises SandboxError if the template is not a directory that this process can read."""
     path = Path(spec.template)
     if spec.template and not (path.is_absolute() and path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
         raise SandboxError(

@@ -1,4 +1,4 @@
-"""The file methods of every sandbox of ours: requests to whoever holds the workspace, answers not trusted."""
+"""The file methods of all our sandboxes: requests to the workspace's own process, replies checked."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_an_environment_without_tools_runs_where_every_sandbox_backend_refuses(t
     )
     assert done.returncode == 0, done.stderr
     if "Boxed" in env_type:
-        assert done.stdout.startswith("refused: no sandbox to be had. native: ")
+        assert done.stdout.startswith("refused: no sandbox is available. native: ")
     else:
         assert json.loads(done.stdout) == {"score": 0.0, "isolation": NONE, "rows": 2}
 

@@ -55,7 +55,7 @@ async def test_a_machine_without_user_namespaces_is_refused_with_the_remedy(pack
         *as_ordinary_user(), script, str(package_root), backend, stdout=asyncio.subprocess.PIPE
     )
     said = (await process.communicate())[0].decode()
-    assert said.startswith("within two seconds: no sandbox to be had."), said
+    assert said.startswith("within two seconds: no sandbox is available."), said
     for name in ("native", "bubblewrap") if backend == "auto" else (backend,):
         assert f"{name}: " in said
     assert "sysctl -w user.max_user_namespaces=15000" in said

@@ -10,7 +10,7 @@ from atropos_agent.trajectory import Json, ToolResult
 
 
 class SandboxTool:
-    """Acts in the sandbox of its call's context; a rollout that has none is told so."""
+    """Acts in the sandbox of its call's context; without one, the result says so."""
 
     _schema: ToolSchema
 

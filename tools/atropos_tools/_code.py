@@ -51,7 +51,7 @@ class CodeTool(SandboxTool):
         return self._observation(result, limit_s, alive=alive)
 
     def _observation(self, result: ExecResult, limit_s: float, *, alive: bool | None = None) -> ToolResult:
-        """`alive` is whether the session goes on, None where there is none."""
+        """`alive`: whether the session continues; None if there is none."""
         output = streams(result, self._max_output_bytes)
         details = _details(result)
         if alive is not None:
@@ -109,7 +109,7 @@ def surviving(result: ExecResult) -> ExecResult:
 async def _run_in_session(
     kind: SessionKind, sandbox: Sandbox, sessions: dict[SessionKind, Session], text: str, limit_s: float
 ) -> tuple[ExecResult, bool]:
-    """How `text` ended, and whether the session goes on; `sessions` holds only those that do."""
+    """How `text` ended, and whether the session continues; `sessions` holds only those that do."""
     if kind not in sessions:
         sessions[kind] = await sandbox.session(kind)
     session = sessions[kind]

@@ -111,7 +111,7 @@ async def _start(command: str, tmux: Tmux, seen: View | None, jobs: dict[str, Jo
 
 
 async def _send(arguments: Mapping[str, Json], tmux: Tmux, seen: View) -> None:
-    """Type and press. Raises ScreenError where nobody would read it."""
+    """Send text and keys. Raises ScreenError if the program has ended."""
     if seen.exit_code is not None:
         raise ScreenError(f"{_ended(seen.exit_code)}; start it again or another one")
     await tmux.type(str(arguments.get("text", "")), cast("list[str]", arguments.get("keys", [])))

@@ -39,7 +39,7 @@ class Jobs:
         return frames.encode({"job": number})
 
     def poll(self, request: frames.Frame) -> bytes:
-        """The reply with what a job has written so far, and how it ended if it has; that is told once.
+        """The reply with what a job has written so far, and how it ended if it has; the end is reported once.
 
         Raises FrameError.
         """

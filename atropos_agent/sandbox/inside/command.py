@@ -32,8 +32,8 @@ def finish(program: Program, grounds: Grounds, *, timeout_s: float) -> bytes:
     status, code = program.status, program.code
     if status == "exited" and code > 0 and full(grounds):
         status = "disk_full"
-    told = program.report(status, code, cpu_s=family.used_s - used_s, kills=limits.memory_kills() - kills)
-    return frames.encode({}, *told)
+    report = program.report(status, code, cpu_s=family.used_s - used_s, kills=limits.memory_kills() - kills)
+    return frames.encode({}, *report)
 
 
 def full(grounds: Grounds) -> bool:

@@ -1,4 +1,4 @@
-"""Removing everything below a directory, whatever it is, however deep, and whatever its modes are.
+"""Removes everything below a directory, of any type, depth and mode.
 
 Nothing else may run meanwhile.
 """
@@ -36,7 +36,7 @@ def renew(grounds: Grounds) -> bool:
 
 
 def _restore(directory: str, mode: int) -> None:
-    """The mode that a directory had, and no attributes. Where it is not ours, nobody has changed it."""
+    """Give a directory its former mode and no attributes. One that is not ours was not changed."""
     with contextlib.suppress(PermissionError):
         os.chmod(directory, mode)
         with contextlib.suppress(OSError):

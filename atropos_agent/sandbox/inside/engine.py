@@ -19,7 +19,7 @@ class EngineGroup(NamedTuple):
 
     @classmethod
     def of_this_container(cls) -> EngineGroup:
-        """Read the limits, whatever the engine was asked for."""
+        """Read the limits in force, which may differ from what the engine was asked for."""
         if os.path.exists(f"{_ROOT}/cgroup.controllers"):
             quota, _, period = _read("cpu.max").partition(" ")
             return cls(2, _number(_read("memory.max")), _number(_read("pids.max")), _ratio(quota, period))

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 def run_in_child(request: frames.Frame, grounds: Grounds) -> None:
     """Do a file operation in a fork with a deadline and pass its reply on, a piece at a time.
 
-    Raises HostGoneError, also where the reply breaks off: nobody could tell where the next one begins.
+    Raises HostGoneError, also if the reply is incomplete: the start of the next one would be unknown.
     """
     if grounds.kept:
         _signal_all(signal.SIGSTOP)  # nothing may change a path under us, or end us
@@ -140,7 +140,7 @@ class Workspace:
         raise PermissionError(errno.EACCES, f"leads out of {WORKSPACE}")
 
     def _entry(self, path: str) -> str:
-        """Where the name `path` itself lies, whatever it leads to. Raises PermissionError if outside."""
+        """Where the name `path` itself is, not its target. Raises PermissionError if outside."""
         outer = self._outer(path)
         if outer == self._root:
             return outer
@@ -190,7 +190,7 @@ class Workspace:
             rows.append((row, request.payload[start : start + row.length]))
             start += row.length
         if request.meta.get("clear"):
-            with contextlib.suppress(PermissionError):  # not ours: then nobody has changed it
+            with contextlib.suppress(PermissionError):  # not ours: then its mode was not changed
                 os.chmod(self._root, stat.S_IMODE(os.stat(self._root).st_mode) | stat.S_IRWXU)
             empty(self._root)
         trees.make(rows, self._entry)

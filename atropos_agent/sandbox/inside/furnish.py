@@ -56,10 +56,10 @@ def _in_child(work: Callable[[], None]) -> None:
         finally:
             os._exit(1)
     os.close(writer)
-    told = os.read(reader, _LONGEST_TEXT).decode(errors="replace")
+    report = os.read(reader, _LONGEST_TEXT).decode(errors="replace")
     os.close(reader)
     if os.waitpid(pid, 0)[1]:
-        number, _, stage = (told or "0 killed").partition(" ")
+        number, _, stage = (report or "0 killed").partition(" ")
         if number == "0":
             raise RuntimeError(f"furnishing the slot: {stage}")
         raise OSError(int(number), os.strerror(int(number)), stage)

@@ -34,7 +34,7 @@ _SCRIPT_FD = 9
 _OUT_OF_THE_WAY = 64
 _DUP2 = (os.POSIX_SPAWN_DUP2,) * 4
 _CANNOT_START = 126
-# Of each that it is not told to reset, the C library first asks what is done with it, in every child.
+# For each signal that is not in this list, the C library asks the kernel about its handler in every child.
 _RESET = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -134,7 +134,7 @@ class Program:
         self._started()
 
     def next_output(self) -> None:
-        """Let what is written from now on be captured apart, and time start anew."""
+        """Capture what is written from now on separately, and restart the clock."""
         self.started = time.monotonic()
         former = self.stdout, self.stderr
         self.stdout, self.stderr = Capture(self._limits.output_kept), Capture(self._limits.output_kept)
@@ -205,7 +205,7 @@ class Program:
         return theirs
 
     def _close_lent(self) -> None:
-        """Leave the program alone with the ends that it reads from: a feed ends when nobody reads it."""
+        """Close our copies of the ends that the program reads from: a feed ends when no reader is left."""
         for descriptor in self._lent:
             os.close(descriptor)
 
@@ -235,8 +235,8 @@ def _forked(
         raise
     finally:
         os.close(report)
-    with open(trouble, "rb", buffering=0) as told:
-        code = told.read(16)
+    with open(trouble, "rb", buffering=0) as failure:
+        code = failure.read(16)
     if code:
         os.waitpid(pid, 0)
         raise OSError(int(code), os.strerror(int(code)))

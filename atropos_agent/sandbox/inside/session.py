@@ -183,8 +183,8 @@ class Session:
 
     def _reply(self, status: int | None, reason: Status, kills: int) -> bytes:
         if status is None:
-            told = self.program.report(self.program.status, self.program.code, kills=kills)
-            return frames.encode({"alive": False}, *told)
+            report = self.program.report(self.program.status, self.program.code, kills=kills)
+            return frames.encode({"alive": False}, *report)
         self.program.drain()
         if reason == "exited" and status and command.full(self._grounds):
             reason = "disk_full"

@@ -1,4 +1,4 @@
-"""The pipes of a slot's programs, served by whoever waits for something."""
+"""The pipes of a slot's programs, served by the code that waits for a program."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Streams:
         self._captures[capture.reader] = capture
 
     def drain(self, capture: Capture) -> None:
-        """Read what lies in a pipe now, and not what somebody goes on to write to it."""
+        """Read what is in a pipe now, not what a process writes to it meanwhile."""
         for _ in range(_READS_OF_A_FULL_PIPE):
             if not self._read_some(capture):
                 break

@@ -84,7 +84,7 @@ def _memory_exceeds(limit: int) -> bool:
 
 
 def _resident(pid: str) -> int:
-    """Of any thread: that of a process whose first thread has ended is told as 0."""
+    """Resident bytes, read from any thread: the kernel reports 0 once the first thread has ended."""
     sizes = _read(f"/proc/{pid}/statm").split()
     if sizes and int(sizes[1]):
         return int(sizes[1]) * _PAGE
