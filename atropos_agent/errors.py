@@ -1,8 +1,8 @@
-"""The error tree, drawn by boundary. Every type pickles and has a fitting standard parent.
+"""The error tree, by boundary. Every type can be pickled and also has a standard exception as its parent.
 
 AtroposAgentError
 ├── ConfigError (ValueError)            what the user wrote
-│   └── PluginNotFound (LookupError)    a name that no entry point carries
+│   └── PluginNotFound (LookupError)    no plugin has this name
 ├── ProviderError (RuntimeError)        the inference server
 │   ├── ServerUnreachable (ConnectionError)
 │   ├── RequestTimeout (TimeoutError)
@@ -11,10 +11,10 @@ AtroposAgentError
 │   │   └── ContextOverflow
 │   └── MalformedReply (ValueError)     2xx, but not what the protocol promises
 ├── RenderError (ValueError)            chat template and tokenizer
-│   └── BridgeMismatch                  the run-time check caught the template branching
+│   └── BridgeMismatch                  the run-time check of a bridge failed
 ├── ToolError (RuntimeError)            a tool that cannot be registered or built
 ├── SandboxError (RuntimeError)
-│   ├── SandboxUnavailable (OSError)    no isolation to be had on this machine
+│   ├── SandboxUnavailable (OSError)    this machine offers no isolation
 │   ├── SandboxLost (ConnectionError)   the slot died under a command
 │   └── SandboxBusy (TimeoutError)      no sandbox became free in time
 ├── TaskError (RuntimeError)            an environment's own code failed
@@ -22,12 +22,14 @@ AtroposAgentError
     ├── AmbiguousTrajectory             several sequences where one was asked for
     └── RunDirectoryError (OSError)     the log cannot be read or written
 
-A bad rollout is data, not a crash: these are captured once, at the edge of a rollout
-(`environment.py`), and recorded as type and text. Programming errors and CancelledError pass.
-Messages say what was given, what is possible, and the next act.
+A failed rollout is data, not a crash: the agent's run and the environment's episode capture these errors
+once and record them as a `Failure`. Programming errors and CancelledError propagate. Messages say what was
+given, what is possible, and what to do next.
 """
 
 
+# Raise every type with one text only. OSError (also through ConnectionError and TimeoutError) reads two or
+# more arguments as errno and strerror.
 class AtroposAgentError(Exception):
     """Root of every error this package raises on purpose."""
 
@@ -41,7 +43,7 @@ class PluginNotFound(ConfigError, LookupError):
 
 
 class ProviderError(AtroposAgentError, RuntimeError):
-    """The inference server failed or said something unusable."""
+    """The inference server failed or gave an unusable answer."""
 
 
 class ServerUnreachable(ProviderError, ConnectionError):
@@ -49,7 +51,7 @@ class ServerUnreachable(ProviderError, ConnectionError):
 
 
 class RequestTimeout(ProviderError, TimeoutError):
-    """One request outlived its own time limit."""
+    """One request exceeded its own time limit."""
 
 
 class ServerRefused(ProviderError):
@@ -77,23 +79,23 @@ class BridgeMismatch(RenderError):
 
 
 class ToolError(AtroposAgentError, RuntimeError):
-    """A tool is defined wrongly. What goes wrong *inside* a call is an observation instead."""
+    """A tool is defined wrongly. A failure *inside* a call is an observation, not an exception."""
 
 
 class SandboxError(AtroposAgentError, RuntimeError):
-    """The sandbox failed; no limit of the sandbox was hit by the command."""
+    """The sandbox itself failed. A command that hits a limit of the sandbox is not an error of this kind."""
 
 
 class SandboxUnavailable(SandboxError, OSError):
-    """This machine cannot give the isolation asked for."""
+    """This machine cannot provide the requested isolation."""
 
 
 class SandboxLost(SandboxError, ConnectionError):
-    """The sandbox died; nothing in it can be reached any more."""
+    """The sandbox died; its processes and files are gone."""
 
 
 class SandboxBusy(SandboxError, TimeoutError):
-    """Others held every sandbox for longer than the caller was ready to wait."""
+    """No sandbox became free within the caller's time limit."""
 
 
 class TaskError(AtroposAgentError, RuntimeError):
@@ -101,12 +103,12 @@ class TaskError(AtroposAgentError, RuntimeError):
 
 
 class RecordError(AtroposAgentError, ValueError):
-    """A record is malformed or cannot take the shape asked for."""
+    """A record is malformed or cannot be converted to the requested form."""
 
 
 class AmbiguousTrajectory(RecordError):
-    """A rollout has several training sequences where exactly one was asked for."""
+    """A rollout has several training sequences where the caller needs exactly one."""
 
 
 class RunDirectoryError(RecordError, OSError):
-    """A run directory cannot be read, written or continued."""
+    """A run directory cannot be read, written or resumed."""

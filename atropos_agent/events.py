@@ -1,8 +1,8 @@
-"""The typed events of a run: numbered without gaps, pushed to any number of listeners, free without one.
+"""The typed events of a run: numbered without gaps, pushed to any number of listeners, no cost without one.
 
 A listener is a function or a coroutine function of one Event. A function is called at once. A coroutine
-function is fed from a buffer of its own, so a slow one never holds up the run. A listener that raises is
-logged once and dropped; the run and the other listeners go on.
+function gets its events from its own buffer, so a slow one never delays the run. A listener that raises is
+logged once and dropped; the run and the other listeners continue.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from atropos_agent.trajectory import AgentResult, Json
 logger: logging.Logger = logging.getLogger(__name__)
 
 BUFFERED_EVENTS = 256
-"""Events that wait for one asynchronous listener before adjacent deltas are merged."""
+"""Events that may wait for one asynchronous listener. With more, adjacent deltas are merged."""
 DRAIN_S = 5.0
 """How long the end of a run waits for asynchronous listeners."""
 
 
 class EventType(StrEnum):
-    """What happened. `run.finished` comes exactly once, also after an error, a timeout or a cancel."""
+    """What happened. `run.finished` is emitted exactly once, also after an error, a timeout or a cancel."""
 
     RUN_STARTED = "run.started"
     TURN_STARTED = "turn.started"
@@ -83,7 +83,7 @@ class Emitter:
 
     @property
     def active(self) -> bool:
-        """True where a listener is left; guard the making of costly `data` with it."""
+        """True if there is a listener. Check it before you build costly `data`."""
         return bool(self._sinks)
 
     def emit(
@@ -100,12 +100,12 @@ class Emitter:
             return
         number, self._sequence = self._sequence, self._sequence + 1
         event = Event(type, self._run_id, number, time.time(), step_number, call_id, data or {}, result)
-        for sink in tuple(self._sinks):
+        for sink in tuple(self._sinks):  # a copy: the loop removes sinks whose listener raised
             if not sink.take(event):
                 self._sinks.remove(sink)
 
     async def drain(self) -> None:
-        """Wait until the asynchronous listeners have had every event, for DRAIN_S seconds at most."""
+        """Wait until the asynchronous listeners have received every event, for at most DRAIN_S seconds."""
         waiting = [sink.task for sink in self._sinks if isinstance(sink, _Buffered) and sink.task is not None]
         if not waiting:
             return
@@ -116,6 +116,7 @@ class Emitter:
 
 
 def _sink(listener: Listener) -> _Direct | _Buffered:
+    # iscoroutinefunction is False for an object whose `__call__` is async: look at its `__call__`
     called = listener if inspect.isroutine(listener) else getattr(listener, "__call__", listener)  # noqa: B004
     return _Buffered(listener) if inspect.iscoroutinefunction(called) else _Direct(listener)
 
@@ -129,7 +130,7 @@ class _Direct:
         self._listener = listener
 
     def take(self, event: Event) -> bool:
-        """Hand over `event`; False where the listener raised and is to be dropped."""
+        """Call the listener with `event`. False if it raised: drop it."""
         try:
             self._listener(event)
         except Exception:
@@ -139,7 +140,7 @@ class _Direct:
 
 
 class _Buffered:
-    """A coroutine function, fed by a task that lives while events wait for it."""
+    """A coroutine function, called by a task that lives while events wait for it."""
 
     __slots__ = ("_failed", "_listener", "_waiting", "task")
 
@@ -150,7 +151,7 @@ class _Buffered:
         self.task: asyncio.Task[None] | None = None
 
     def take(self, event: Event) -> bool:
-        """Put `event` into the buffer; False where the listener raised and is to be dropped."""
+        """Put `event` into the buffer. False if the listener raised before: drop it."""
         if self._failed:
             return False
         self._waiting.append(event)
@@ -161,6 +162,7 @@ class _Buffered:
         return True
 
     async def _feed(self) -> None:
+        # read `self._waiting` again in each round: `take` replaces the deque when it merges
         while self._waiting:
             event = self._waiting.popleft()
             try:
@@ -174,8 +176,8 @@ class _Buffered:
 
 
 def _merged(events: Sequence[Event]) -> deque[Event]:
-    """`events` with neighbouring deltas of one step joined. All other events are kept: their number is
-    bounded by the steps and calls of the run."""
+    """`events` with adjacent deltas of one step joined. All other events are kept: the steps and calls of the
+    run bound their number."""
     merged: deque[Event] = deque()
     for event in events:
         before = merged[-1] if merged else None

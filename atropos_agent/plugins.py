@@ -1,4 +1,4 @@
-"""Names in configs become objects: entry points first, `package.module:Class` always."""
+"""Resolve the plugin names in configs: the name of an entry point, or `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def installed(kind: Kind) -> dict[str, EntryPoint]:
 
 
 def load(kind: Kind, name: str, *, expected: type | None = None) -> Any:
-    """The object that `name` stands for: an entry point's name, or `package.module:Attribute`.
+    """Import the plugin `name`: the name of an entry point, or `package.module:Attribute`.
 
-    Raises PluginNotFound naming what is installed and the nearest match, or why an import failed; ConfigError
-    where it is no class below `expected` that can be made.
+    Raises PluginNotFound with the installed names and the nearest match, or with the reason why the import
+    failed. Raises ConfigError if the object is not a concrete subclass of `expected`.
     """
     found = _find(kind, name)
     if expected is not None:
@@ -57,6 +57,7 @@ def _require_class(kind: Kind, name: str, found: object, expected: type) -> None
 
 def _import(kind: Kind, target: str) -> object:
     module_name, _, attribute = target.partition(":")
+    # import_module raises ValueError or TypeError for an empty or relative name: refuse it before
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise PluginNotFound(
             f"cannot load {kind.removesuffix('s')} {target!r}: a class of your own is written "

@@ -1,4 +1,4 @@
-"""A rubric: named, weighted reward functions make a score and its parts. Knows no environment."""
+"""A rubric: named, weighted reward functions give a score and its parts. Independent of environments."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Reward(Generic[ItemT]):
     async def value(self, attempt: Attempt[ItemT]) -> float:
         """What the function gives for `attempt`, unweighted.
 
-        Raises TaskError that names the function where it raises, is late, or gives no finite number. Our own
-        errors pass: they tell whose failure it is, e.g. that of a judge's server.
+        Raises a TaskError that names the function if it raises, is late, or gives anything but a finite
+        number. This package's errors pass unchanged: they say who failed, e.g. a judge's server.
         """
         limit = asyncio.timeout(self.timeout_s)
         try:
@@ -86,6 +86,7 @@ class Reward(Generic[ItemT]):
         if inspect.iscoroutinefunction(self.function):
             return await self.function(attempt)
         found = await _in_thread(self.function, attempt, name=f"reward {self.name}")
+        # e.g. a lambda or a partial that returns a coroutine: await it on the event loop
         return await found if inspect.isawaitable(found) else found
 
     def _failed(self, error: Exception) -> TaskError:
@@ -133,7 +134,7 @@ async def _in_thread(function: RewardFunction[ItemT], attempt: Attempt[ItemT], *
     the record is written, and would keep the process from ending.
     """
     done: Future[tuple[object, BaseException | None]] = Future()
-    context = copy_context()
+    context = copy_context()  # as asyncio.to_thread does: a new thread begins with an empty context
 
     def work() -> None:
         try:

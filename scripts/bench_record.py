@@ -1,4 +1,4 @@
-"""What a record costs: encoding a rollout, sealing many, opening them, and the memory of a reader.
+"""Measures what a record costs: encoding a rollout, sealing many, opening them, and a reader's memory.
 
     python -m scripts.bench_record --rollouts 100000
     python -m scripts.bench_record --run runs/quickstart
@@ -46,7 +46,7 @@ SENTENCE = "The quick brown fox jumps over the lazy dog"
 
 
 def a_rollout(index: int, rng: np.random.Generator) -> Rollout:
-    """One turn; everything that differs between rollouts in practice is random."""
+    """A rollout of one turn. Every value that differs between real rollouts is random."""
     size = PROMPT + SAMPLED
     ids = rng.integers(0, VOCABULARY, size, dtype=np.int32)
     mask = np.arange(size) >= PROMPT
@@ -131,6 +131,7 @@ def sealing(path: Path) -> None:
     started = time.perf_counter()
     RunDir.open(path).close()
     print(f"opened in {time.perf_counter() - started:.2f} s")
+    # Spawned: a forked child would begin with the memory of this process.
     reader = multiprocessing.get_context("spawn").Process(target=reading, args=(path,))
     reader.start()
     reader.join()
@@ -182,6 +183,7 @@ def main() -> None:
             encoding(path)
         else:
             RunDir.create(path, {}).close()
+            # Written directly: add_group would wait for the disk once a group.
             with (path / GROUPS).open("wb") as file:
                 file.writelines(lines(given.rollouts))
         sealing(path)

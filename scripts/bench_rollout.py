@@ -1,4 +1,4 @@
-"""What one rollout costs the client, beside floors that send the same requests without an agent.
+"""Measures what one rollout costs the client, beside floors: the same requests without an agent.
 
 A FakeServer process on loopback plays K tool turns and a final answer. In one run, interleaved:
   ours              AtroposAgent over HttpPolicy, real renderer, ids, masks and logprobs recorded
@@ -6,7 +6,7 @@ A FakeServer process on loopback plays K tool turns and a final answer. In one r
   floor_gen_orjson  the same with orjson
   floor_own         our transport; ids kept as encoded bytes, arrays; no agent
 CPU is that of this process (all threads), per rollout, warm-up excluded. Memory is tracemalloc's peak over
-as many rollouts as are in flight, divided by them. Trust ratios within a run, not milliseconds across runs.
+as many rollouts as are in flight, divided by them. Compare ratios within a run, not milliseconds across runs.
 
     python scripts/bench_rollout.py --json bench.json
     python scripts/bench_rollout.py --quick
@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+# Python puts only the folder of the script on the path; `scripts` is imported from the one above.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
@@ -104,6 +105,7 @@ async def measure(workload: Workload, renderer: Renderer, folder: Path) -> Cell:
                     raise RuntimeError(f"{name} recorded other tokens than floor_gen on {workload.name}")
             samples: dict[str, list[Sample]] = {name: [] for name in playing}
             for repeat in range(workload.repeats):
+                # Rotated, so that no contender always runs after the same other one.
                 order = [*playing][repeat % len(playing) :] + [*playing][: repeat % len(playing)]
                 for name in order:
                     samples[name].append(await timed(playing[name], workload, reference))
@@ -141,7 +143,7 @@ def shown(cells: Sequence[Cell]) -> Table:
 
 
 def aims(cells: Sequence[Cell]) -> list[tuple[str, float, float]]:
-    """What is aimed at, what was measured, and the bound; aims whose workloads were not run are left out."""
+    """Each aim in words, its measured value and its bound; aims whose workloads were not run are left out."""
     found = {cell.workload.name: cell for cell in cells if cell.workload.wire is Wire.VLLM}
 
     base, c256, t50, t200 = (

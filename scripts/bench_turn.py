@@ -1,10 +1,10 @@
-"""What one turn costs the client, at turn 5 and at turn 200: rendered, tracked and checked, no server.
+"""Measures what one turn costs the client, at turn 5 and at turn 200: rendering, tracking, checks, no server.
 
 A turn is what the agent does between a completion and the next request: resolve_tokens, add_completion,
-bridge (with its run-time check), add_bridge. Beside it, in the same run, what the same turn costs when the
-whole conversation is rendered and encoded anew. Figures are medians of CPU over the ten turns up to
-the named one and over the repeats; `end` is the check of all bridges at the end, per turn of the rollout,
-and `worst` the dearest turn of all (one that renders the whole). Trust ratios within a run.
+bridge (with its run-time check), add_bridge. For comparison, in the same run: the cost of the same turn when
+the whole conversation is rendered and encoded again (`anew`). Figures are medians of CPU over the ten turns
+up to the named one and over the repeats; `end` is the check of all bridges at the end, per turn of the
+rollout, and `worst` the most expensive turn (one that renders the whole). Compare ratios within a run.
 
     python scripts/bench_turn.py --json bench.json
     python scripts/bench_turn.py --quick
@@ -57,7 +57,7 @@ _LINE = "drwxr-xr-x 2 user user 4096 report_{number:04d}.txt\n"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A conversation: about so many tokens sampled and observed in each turn."""
+    """A conversation with about `sampled` and `observed` tokens in each turn."""
 
     name: str
     sampled: int
@@ -86,7 +86,7 @@ class Measured:
 
 
 def filled(renderer: Renderer, piece: str, tokens: int) -> str:
-    """About so many tokens of text."""
+    """Text of about `tokens` tokens, made of `piece`."""
     return piece * max(round(tokens / len(renderer.encode(piece * 10)) * 10), 1)
 
 
@@ -131,7 +131,7 @@ def play(renderer: Renderer, workload: Workload, measured: Measured, repeat: int
             renderer.bridge(messages, completion.token_ids, finish=completion.finish_reason, turn=turn)
         )
         costs.append(time.process_time() - started)
-        if turn in measured.anew_s:
+        if turn in measured.anew_s:  # after the turn's clock was read: the comparison has its own
             measured.tokens[turn] = len(tracker.prompt)
             started = time.process_time()
             renderer.render(messages)

@@ -1,7 +1,7 @@
 """Measure a model directory on tasks: llama.cpp's server, the real terminal tool, the real sandbox.
 
-Temperature 1 without any truncation of the distribution. A group is `--rollouts` attempts at one task; it is
-mixed if its scores differ. Without --items every family is measured at every difficulty.
+Sampling is at temperature 1, without truncation of the distribution. A group is `--rollouts` attempts at one
+task; it is mixed if its scores differ. Without --items every family is measured at every difficulty.
 
     python scripts/measure_tiny_policy.py DIR --tasks 8 --json measured.json
     python scripts/measure_tiny_policy.py DIR --items count_lines/1 chores/2 --groups 512
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def mixed(self) -> bool:
-        """True where the group carries a signal."""
+        """True where the scores differ, so that a trainer gets a signal."""
         return len(set(self.scores)) > 1
 
 
@@ -114,6 +114,7 @@ class Player:
                     return ""
                 results.append(result_to_xml(await self._terminal.execute(call.arguments, context)))
             observation = "\n".join(results)
+            # The sampled ids are kept: encoding their text again could give other ids.
             ids += sampled + self._ids(
                 f"\n<|im_start|>user\n{observation}<|im_end|>\n<|im_start|>assistant\n"
             )
@@ -160,6 +161,7 @@ async def measure(model: Path, tasks: Sequence[Task], rollouts: int) -> list[Out
             player = Player(tokenizer, client, pool)
 
             async def group(number: int, task: Task) -> Outcome:
+                # No two rollouts share a seed: equal seeds could give equal rollouts.
                 seeds = range(number * rollouts, (number + 1) * rollouts)
                 scores = await asyncio.gather(*(player.rollout(task, seed) for seed in seeds))
                 return Outcome(f"{task.family}/{task.difficulty}", task.id, tuple(scores))

@@ -1,11 +1,11 @@
-"""Train the embedded policy from nothing, on CPU, and write the directory that ships.
+"""Train the embedded policy from scratch, on CPU, and write the directory that ships.
 
-Steps, each rerunnable by anyone (needs the extra `train`, and Linux with /bin/sh):
-  1. dialogues: tasks of `terminal_tasks` with their reference solutions, each command executed for real;
+Steps (need the extra `train`, and Linux with /bin/sh):
+  1. dialogues: tasks of `terminal_tasks` with their reference solutions, each command really executed;
   2. tokenizer: byte-level BPE over them, with llama.cpp's "qwen2" pre-tokenizer;
   3. training: a small Qwen3 on one thread while a second process makes dialogues;
   4. export: safetensors (fp16), tokenizer, configs, GGUF, in DIR/checkpoint, every few minutes.
-`measure_tiny_policy.py` then measures a directory and writes its card.
+`measure_tiny_policy.py` then measures a directory, and `write_model_card.py` writes its card.
 
     python scripts/train_tiny_policy.py --seconds 2400 --out DIR
 """

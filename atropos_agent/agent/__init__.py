@@ -1,4 +1,4 @@
-"""The one agent loop and its face."""
+"""The agent loop and its public interface."""
 
 from atropos_agent.agent.agent import AtroposAgent, Server
 from atropos_agent.agent.run import Run, TurnResult

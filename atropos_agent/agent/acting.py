@@ -1,10 +1,11 @@
-"""The calls of a step: asked of the gate, executed in order or side by side, reported as events."""
+"""Executes the calls of a step: asks the gate, runs them in order or side by side, reports events."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import is_not
 from typing import Protocol
 
 from atropos_agent.agent.budget import Budget
@@ -27,7 +28,7 @@ class Acting(Protocol):
 
 
 class Actor:
-    """Executes the calls of one run. `traces` takes what calls report of other agents."""
+    """Executes the calls of one run. Traces of other agents that calls report are appended to `traces`."""
 
     def __init__(self, setting: Setting, budget: Budget, emitter: Emitter, traces: list[Trace]) -> None:
         self._setting = setting
@@ -38,11 +39,11 @@ class Actor:
     async def act(self, step: Acting, calls: Sequence[ToolCall]) -> None:
         """Fill in `step.results`, in call order. Raises OutOfTime, SandboxLost.
 
-        The gate answers for all calls before the first one starts, and waiting for it costs the run no
-        time. A call that it denies is answered with its reason.
+        The gate decides on all calls before the first one starts. The wait for the gate does not count
+        against the run's time. The result of a denied call is the gate's reason.
         """
         verdicts = await self._decided(step.number, calls)
-        if any(verdict is not call for verdict, call in zip(verdicts, calls, strict=True)):
+        if verdicts is not calls and any(map(is_not, verdicts, calls)):
             step.executed = tuple([_executed(verdict) for verdict in verdicts])
         if len(calls) > 1 and self._setting.tools.is_parallel(calls):
             await self._side_by_side(step, verdicts)
@@ -77,6 +78,7 @@ class Actor:
             with self._budget.in_tools():
                 await side_by_side([one(index, verdict) for index, verdict in enumerate(verdicts)])
         finally:
+            # Results belong to calls by position: an interrupted call before a finished one needs one too.
             known = range(max(results, default=-1) + 1)
             step.results += [results.get(index) or failure(INTERRUPTED) for index in known]
         await self._delay()
@@ -92,7 +94,8 @@ class Actor:
         result = await run_call(
             call,
             self._setting.execute_tool,
-            self._context_of(number, call),
+            lambda deadline: self._context_of(number, call, deadline),
+            owner=self._setting.rollout_id,
             timeout_s=self._setting.config.tool_timeout_s,
             deadline=self._budget.deadline,
             step_number=number,
@@ -106,14 +109,25 @@ class Actor:
             self._emitter.emit(EventType.TOOL_FINISHED, step_number=number, call_id=call.uniq_id, data=report)
         return result
 
-    def _context_of(self, number: int, call: ToolCall) -> ToolContext:
+    def _context_of(self, number: int, call: ToolCall, deadline: float) -> ToolContext:
         def emit(data: Mapping[str, Json]) -> None:
             self._emitter.emit(EventType.TOOL_ACTIVITY, step_number=number, call_id=call.uniq_id, data=data)
 
         def add_trace(trace: Trace) -> None:
             self._traces.append(replace(trace, parent_call=trace.parent_call or call.uniq_id))
 
-        return replace(self._setting.context, call_id=call.uniq_id, emit=emit, add_trace=add_trace)
+        given = self._setting.context
+        return ToolContext(  # not dataclasses.replace, which costs several times as much on every call
+            sandbox=given.sandbox,
+            rollout_id=given.rollout_id,
+            call_id=call.uniq_id,
+            deadline=deadline,
+            emit=emit,
+            add_trace=add_trace,
+            deps=given.deps,
+            sessions=given.sessions,
+            jobs=given.jobs,
+        )
 
     async def _delay(self) -> None:
         if self._setting.config.tool_delay_s:
@@ -125,7 +139,7 @@ def _executed(verdict: Verdict) -> ToolCall | None:
 
 
 def _permission(call: ToolCall, verdict: Verdict) -> dict[str, Json]:
-    """What an event says of the gate's answer."""
+    """The event data that reports the gate's decision."""
     if isinstance(verdict, ToolResult):
         return {"name": call.name, "decision": "deny", "reason": verdict.error}
     decision = "allow" if verdict is call else "replace"

@@ -1,4 +1,4 @@
-"""The agent: the face of the one loop. Knows no environment, no sink, no os.environ."""
+"""The agent: the public interface of the loop. Independent of environments, sinks and os.environ."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AtroposAgent:
     """An agent: a policy, its tools and its limits. Immutable; any number of runs may share it.
 
     `server` is a base URL, a Policy, or an atroposlib-style server object. `tokenizer` is a transformers
-    tokenizer or a Renderer; without one nothing can be tracked that the server does not render itself.
-    `execute_tool` runs one call (default: the registry). `gate` answers for each call before it is executed.
+    tokenizer or a Renderer; without one, tokens are tracked only where the server renders the prompts.
+    `execute_tool` runs one call (default: the registry). `gate` decides on each call before it is executed.
     An agent built from a URL owns its connections: use it as an async context manager.
     """
 
@@ -70,9 +70,9 @@ class AtroposAgent:
     ) -> Run:
         """A conversation: `async with agent.start() as run: await run.turn("...")`, any number of turns.
 
-        It opens with `[system] + initial_messages`. `resume` goes on from a recorded result instead, with
-        the opening, the tokens, the counts and the time of that. `context` is what every call may use.
-        `seed` is the run's own: each step derives its seed from it.
+        It opens with `[system] + initial_messages`. `resume` continues a recorded result instead: its
+        opening, tokens, counts and used time. `context` is what every call may use. Each step derives its
+        sampling seed from `seed`.
         """
         opening = self._opening(initial_messages) if resume is None else resume.prompt_messages
         return Run(self._setting(context, rollout_id, seed), opening, listeners, resume)
@@ -89,8 +89,8 @@ class AtroposAgent:
     ) -> AgentResult:
         """One turn: `[system] + initial_messages + [user: task]`, then steps until something stops it.
 
-        What goes wrong at the server, the renderer or the sandbox ends the run as data (`stop_reason`,
-        `failure`) with everything recorded so far; programming errors and cancellation propagate.
+        An error of the server, the renderer or the sandbox ends the run and is recorded (`stop_reason`,
+        `failure`) with everything so far; programming errors and cancellation propagate.
         """
         run = self.start(
             initial_messages=initial_messages,
@@ -117,8 +117,8 @@ class AtroposAgent:
     ) -> tuple[str, tuple[ToolResult, ...], SequenceData | None]:
         """One completion for `messages`: its text, the results of its calls, its training sequence.
 
-        Raises what `run` would have recorded (ProviderError, RenderError, SandboxLost), and ContextOverflow
-        where a limit of the config leaves no room or time for it.
+        Raises the errors that `run` records (ProviderError, RenderError, SandboxLost), and ContextOverflow
+        if a limit of the config leaves no room or no time.
         """
         return await Run(self._setting(None), messages).single_step(execute_tools=execute_tools)
 

@@ -1,21 +1,39 @@
-"""The time of a run: its own, and apart from it what it waits for the server and for the gate."""
+"""The time budget of a run: own time and server time are counted apart, waits for the gate are not."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from atropos_agent.trajectory import Spent
 
 
-class Budget:
-    """What a run has used of `max_wall_time_s`, which bounds its own time and its time at the server apart.
+class Stopwatch:
+    """A context manager that hands the seconds inside its block to a function.
 
-    `deadline` is when its own time is over, in the event loop's time. It moves on while the run waits for
-    what is not its doing, and stands still between turns.
+    A class, because a generator-based one costs twice as much and stands in every step.
+    """
+
+    __slots__ = ("_started", "_take")
+
+    def __init__(self, take: Callable[[float], None]) -> None:
+        self._take = take
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self._take(time.perf_counter() - self._started)
+
+
+class Budget:
+    """The time that a run has used. `max_wall_time_s` bounds its own time and its server time separately.
+
+    `deadline` is the end of the run's own time, in the event loop's time. A wait for the server or the gate
+    moves it to later. Time between turns is not counted.
     """
 
     def __init__(self, max_wall_time_s: float | None, spent: Spent) -> None:
@@ -36,48 +54,37 @@ class Budget:
         """True where the run's own time is used up."""
         return asyncio.get_running_loop().time() >= self.deadline
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Count the time inside the block as the run's own."""
+    def begin_turn(self) -> None:
+        """Count the time from now on as the run's own."""
         self._since = asyncio.get_running_loop().time()
         self.deadline = self._since + self.wall_s - self._own_s
-        try:
-            yield
-        finally:
-            self._own_s, self._since = self._own(), None
 
-    @contextmanager
-    def at_server(self) -> Iterator[None]:
-        """Count the time inside the block as spent at the server."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            waited_s = time.perf_counter() - started
-            self.server_s += waited_s
-            self._pause(waited_s)
+    def end_turn(self) -> None:
+        """Count no more time."""
+        self._own_s, self._since = self._own(), None
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time inside the block out."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._pause(time.perf_counter() - started)
+    def at_server(self) -> Stopwatch:
+        """Count the time inside a block as spent at the server."""
+        return Stopwatch(self._served)
 
-    @contextmanager
-    def in_tools(self) -> Iterator[None]:
-        """Count the time inside the block as spent in tools; it stays the run's own."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.tool_s += time.perf_counter() - started
+    def paused(self) -> Stopwatch:
+        """Leave the time inside a block out."""
+        return Stopwatch(self._pause)
+
+    def in_tools(self) -> Stopwatch:
+        """Count the time inside a block as spent in tools; it stays the run's own."""
+        return Stopwatch(self._used_tools)
 
     def spent(self) -> Spent:
         """What was used so far."""
         return Spent(round(self.server_s, 6), round(self.tool_s, 6), round(max(self._own(), 0.0), 6))
+
+    def _served(self, seconds: float) -> None:
+        self.server_s += seconds
+        self._pause(seconds)
+
+    def _used_tools(self, seconds: float) -> None:
+        self.tool_s += seconds
 
     def _pause(self, seconds: float) -> None:
         self.deadline += seconds

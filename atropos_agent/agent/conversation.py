@@ -1,4 +1,4 @@
-"""The conversation of one run, as messages and as tokens, and how it gets from one completion to the next."""
+"""The conversation of one run, as messages and as tokens, and the way from completion to next prompt."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from atropos_agent.renderer.runtime_check import last_assistant
 from atropos_agent.trajectory import (
     BreakKind,
     Completion,
+    ContentPart,
     LogprobProvenance,
     Message,
     StepSpan,
+    TextPart,
     TokenIds,
+    UserMessage,
     completed,
     text_of,
 )
 
 
 class Conversation:
-    """What a policy has been shown and has sampled.
+    """The messages and tokens that a policy was shown and has sampled.
 
-    `mode` is that of `AgentConfig.history`: `append` goes on from what was sampled, `template` from what
-    the chat template makes of the messages. `notes` are words to be counted.
+    `mode` is `AgentConfig.history`: `append` extends the prompt and the sampled tokens, `template` follows
+    the chat template's rendering of the messages. `notes` are words that the result counts.
     """
 
     def __init__(
@@ -44,9 +47,9 @@ class Conversation:
         self.renderer: Renderer | None = renderer
         self.tracker: Tracker = Tracker(self.messages)
         self.notes: list[str] = []
-        self._by_server = False  # who renders the prompts
+        self._by_server = False  # True: the server renders the prompts
         self._follows = mode == "template"
-        self._shown = ""  # the template's rendering that the prompt stands for
+        self._shown = ""  # the template's rendering of the current prompt
         self._bridged = 0  # messages up to and including the last bridge
         self._capabilities: Capabilities | None = None
         self._checked = 0  # messages that `check` has seen
@@ -71,8 +74,8 @@ class Conversation:
         self._shown = rendered.text
 
     def add_completion(self, number: int, completion: Completion) -> tuple[int, StepSpan] | None:
-        """Append what the policy answered at step `number`: the sequence it is in and its place there, or
-        None where its tokens are not known."""
+        """Append the completion of step `number`. Returns the index of its sequence and its span there, or
+        None if its tokens are not known."""
         placed, ids, renderer = None, completion.token_ids, self.renderer
         if ids is not None and len(self.tracker.prompt):
             raw = completion.text if renderer is None else partial(renderer.decode, ids)
@@ -83,11 +86,11 @@ class Conversation:
         return placed
 
     def with_its_prompt(self, completion: Completion) -> Completion:
-        """Hold our prompt against what the server says of the one it rendered itself.
+        """Compare our prompt with what the server reports of the prompt that it rendered itself.
 
-        Its ids are adopted. Where it only counts them and the count is another, history was rewritten: our
-        own fresh rendering is adopted if it has that count; otherwise the logprobs belong to a prompt that
-        we do not know, and are dropped.
+        Reported ids are adopted. If the server reports only a count and it differs from ours, history was
+        rewritten: our new rendering is adopted if it has that count; otherwise the logprobs belong to a
+        prompt that we do not know, and are dropped.
         """
         if completion.prompt_token_ids is not None:
             self.tracker.follow_server_prompt(completion.prompt_token_ids, self._kind_of)
@@ -118,12 +121,13 @@ class Conversation:
         return BreakKind.TEMPLATE if text == own else BreakKind.OTHER
 
     def add_following(self, following: Sequence[Message], completion: Completion, step_number: int) -> None:
-        """Append what answers the last completion, and what the template puts around it."""
+        """Append the messages that answer the last completion, and what the template writes around them."""
         self.messages += following
         ids, renderer = completion.token_ids, self.renderer
         if renderer is None or ids is None or not len(self.tracker.prompt):
             return
         if completion.prompt_token_ids is not None:
+            # The server reports the ids of its prompts: the next one is adopted, so no bridge is needed.
             if renderer.is_cut_in_reasoning(ids, completion.finish_reason):
                 self._close_reasoning(renderer)
         elif self._follows:
@@ -153,8 +157,8 @@ class Conversation:
         self._cross(renderer, found.bridge)
 
     def _cross(self, renderer: Renderer, bridge: Bridge | None) -> None:
-        """Go over `bridge`; where there is none, or where a server that renders the prompts itself cannot
-        know the stop token that was sampled in place of the template's, begin anew."""
+        """Append `bridge`. Begin a new sequence if there is none, or if the server renders the prompts and
+        a stop token other than the template's was sampled: the server cannot know it and write it again."""
         if bridge is None or (self._by_server and FOREIGN_CLOSE in bridge.notes):
             self._shown = renderer.text(self.messages)
             self.tracker.begin(renderer.encode(self._shown), self._shown, BreakKind.TEMPLATE)
@@ -163,14 +167,34 @@ class Conversation:
             self.tracker.add_bridge(bridge)
 
     def _close_reasoning(self, renderer: Renderer) -> None:
-        """Show the completion, cut inside its reasoning, with the closing tag that its tokens are given."""
-        last = last_assistant(self.messages)
-        closed = text_of(self.messages[last]) + renderer.marks.reasoning_close
-        self.messages[last] = {"role": "assistant", "content": closed}
+        """Add the closing reasoning tag to the message of a completion that was cut inside its reasoning."""
         self.notes.append(REASONING_CLOSED)
+        last = last_assistant(self.messages)
+        message = self.messages[last]
+        if "reasoning" in message:
+            return  # kept apart from the text: the template closes it
+        self.messages[last] = {
+            "role": "assistant",
+            "content": text_of(message) + renderer.marks.reasoning_close,
+        }
 
 
 def _noted(completion: Completion, note: str) -> Completion:
-    """`completion` with `note`, once: a resumed run meets its recorded completions again."""
+    """`completion` with `note`, added once: a resumed run handles its recorded completions again."""
     known = note in completion.notes
     return completion if known else replace(completion, notes=(*completion.notes, note))
+
+
+def neutral(message: str | UserMessage, renderer: Renderer | None) -> UserMessage:
+    """A user's message in which no text encodes to a control token."""
+    content = message if isinstance(message, str) else message["content"]
+    if renderer is None:
+        return {"role": "user", "content": content}
+    if isinstance(content, str):
+        return {"role": "user", "content": renderer.neutralise(content)}
+    parts = list[ContentPart]()
+    for part in content:
+        if part["type"] == "text":
+            part = TextPart(type="text", text=renderer.neutralise(part["text"]))
+        parts.append(part)
+    return {"role": "user", "content": parts}

@@ -1,11 +1,11 @@
-"""Logprobs for tokens that came without any: the same server is asked what its model thinks of them."""
+"""Rescoring: ask the same server for the logprobs of tokens that came without any."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from atropos_agent.errors import ProviderError
@@ -23,18 +23,18 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rescored:
-    """Sequences with the logprobs that could be had; `notes` are words to be counted: rescore_unavailable,
-    rescore_failed."""
+    """Sequences with the logprobs that were obtained; `notes` are words that the result counts:
+    rescore_unavailable, rescore_failed."""
 
     sequences: tuple[SequenceData, ...]
     notes: tuple[str, ...] = ()
 
 
 async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: float) -> Rescored:
-    """Ask once for every sequence with spans that have no logprobs, within `budget_s` seconds (inf: any).
+    """Ask once for every sequence with spans that have no logprobs, in at most `budget_s` seconds.
 
     A span gets all its logprobs (provenance RESCORED, mode RAW: the model's own distribution) or stays as it
-    is. Nothing that goes wrong at the server is raised: the tokens are worth more than their logprobs.
+    is. Server errors and the time limit are logged, not raised: the tokens are usable without logprobs.
     """
     if not any(_lacking(sequence) for sequence in sequences):
         return Rescored(tuple(sequences))
@@ -55,12 +55,14 @@ async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: f
 def with_spans(steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> tuple[AgentStep, ...]:
     """`steps` with the spans that `sequences` now hold."""
     spans = {(index, span.step_number): span for index, held in enumerate(sequences) for span in held.spans}
-    return tuple(
-        step
-        if step.span is None or step.sequence_index is None
-        else replace(step, span=spans[step.sequence_index, step.step_number])
-        for step in steps
-    )
+    return tuple([_with_span(step, spans) for step in steps])
+
+
+def _with_span(step: AgentStep, spans: Mapping[tuple[int, int], StepSpan]) -> AgentStep:
+    if step.span is None or step.sequence_index is None:
+        return step
+    span = spans[step.sequence_index, step.step_number]
+    return step if span is step.span else replace(step, span=span)
 
 
 async def _scored(scorer: Scorer, sequence: SequenceData) -> SequenceData:

@@ -1,4 +1,4 @@
-"""A conversation rebuilt from its record: the same calls in the same order, held against the recorded ids."""
+"""Rebuilds a conversation from its record: same calls, same order, compared with the recorded ids."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from atropos_agent.trajectory import AgentStep, SequenceData
 
 
 def replay(conversation: Conversation, steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> None:
-    """Bring an opened `conversation` to where `steps` left it. `sequences` are what was recorded of them.
+    """Replay `steps` on an opened `conversation`. `sequences` are the recorded sequences of these steps.
 
-    Raises RecordError where this tokenizer and template give other ids than the recorded ones.
+    Raises RecordError if this tokenizer and template give other ids than the recorded ones.
     """
     for step in steps:
         completion = conversation.with_its_prompt(step.completion)
@@ -24,6 +24,7 @@ def replay(conversation: Conversation, steps: Sequence[AgentStep], sequences: Se
     rebuilt = conversation.tracker.sequences()
     _require_equal(rebuilt, sequences)
     if rebuilt:
+        # A replay has the logprobs of the completions only; the recorded sequences may be rescored.
         conversation.tracker.adopt(sequences)
 
 

@@ -1,4 +1,4 @@
-"""One run of an agent: a conversation that can go on, cancelled, resumed, and looked at at any time."""
+"""One run of an agent: a conversation that can be continued, cancelled, resumed, and read at any time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 from atropos_agent.agent.acting import Actor
 from atropos_agent.agent.budget import Budget
-from atropos_agent.agent.conversation import Conversation
+from atropos_agent.agent.conversation import Conversation, neutral
 from atropos_agent.agent.rescoring import rescore, with_spans
 from atropos_agent.agent.resuming import replay
 from atropos_agent.agent.setting import Setting
@@ -30,13 +30,11 @@ from atropos_agent.trajectory import (
     AgentResult,
     AgentStep,
     Blame,
-    ContentPart,
     Failure,
     Message,
     SequenceData,
     Spent,
     StopReason,
-    TextPart,
     ToolResult,
     Trace,
     UserMessage,
@@ -47,7 +45,7 @@ NOT_EXECUTED = "Not executed: the turn ended before this call."
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
-    """How a turn ended: the policy's last text outside reasoning and calls, and why it is the last."""
+    """How a turn ended: the policy's last text outside reasoning and calls, and the stop reason."""
 
     response: str
     stop_reason: StopReason
@@ -56,9 +54,9 @@ class TurnResult:
 class Run:
     """One conversation with the policy. Made by `AtroposAgent.start`; used as an async context manager.
 
-    What goes wrong at the server, the renderer or the sandbox ends the turn as data (`stop_reason`,
-    `failure`) with everything recorded so far. Programming errors and a caller's cancellation propagate;
-    `result` then holds what was recorded up to there. `traces` are those of other agents that calls ran.
+    An error of the server, the renderer or the sandbox ends the turn and is recorded (`stop_reason`,
+    `failure`) with everything so far. Programming errors and a caller's cancellation propagate; `result`
+    then holds what was recorded up to there. `traces` are those of other agents that calls ran.
     """
 
     def __init__(
@@ -79,8 +77,8 @@ class Run:
         self._failure: Failure | None = None if resume is None else resume.failure
         self._turn_task: asyncio.Task[object] | None = None
         self._cancel_asked = False
-        self._is_stale = True  # the conversation may not stand where the steps left it
-        self._recorded: AgentResult | None = resume  # while the conversation is not rebuilt from it
+        self._is_stale = True  # the conversation may not match the recorded steps
+        self._recorded: AgentResult | None = resume  # until the conversation is rebuilt from it
         self._final: AgentResult | None = None
         if resume is not None:
             self._stepper.take_over(resume)
@@ -95,22 +93,24 @@ class Run:
         self._final = self.result()
         self._emitter.emit(EventType.RUN_FINISHED, result=self._final)
         if kind is None and self._stop_reason is not StopReason.CANCELLED:
-            await self._emitter.drain()  # a cancelled run lets go of sandbox and request at once
+            await self._emitter.drain()  # not if cancelled: sandbox and request must be released at once
 
     async def turn(self, message: str | UserMessage | None = None) -> TurnResult:
         """Take steps until the policy gives a final answer or a limit ends the turn.
 
-        `message` is the user's; None goes on from where the conversation stands: from initial messages, a
-        limit, a cancel, a resume. `max_steps`, `max_tool_calls` and `max_repairs` count within a turn, all
-        other limits within the run. Raises ConfigError where there is nothing to answer, or a turn is
-        going on.
+        `message` is the user's. None continues the conversation as it is: after initial messages, a limit,
+        a cancel or a resume. `max_steps`, `max_tool_calls` and `max_repairs` count within a turn, all other
+        limits within the run. Raises ConfigError if there is nothing to answer or another turn is running.
         """
         self._require_turn(message)
         self._turn_task, self._cancel_asked = asyncio.current_task(), False
         self._stop_reason, self._failure = StopReason.UNFINISHED, None
+        self._budget.begin_turn()
         try:
-            with self._budget.turn():
-                await self._take_turn(message)
+            await self._take_turn(message)
+            if self._cancel_asked:
+                # The turn ended before the cancellation reached it: take it here, not in the caller's code.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._stop_reason, self._failure = StopReason.CANCELLED, None
             self._raise_foreign_cancel()
@@ -118,15 +118,16 @@ class Run:
             self._stop_reason, self._failure = StopReason.ERROR, Failure.of(error)
             raise
         finally:
+            self._budget.end_turn()
             self._turn_task = None
             if self._emitter.active:
                 self._emit_turn_finished()
         return TurnResult(self._stepper.final_response, self._stop_reason)
 
     def cancel(self) -> None:
-        """End the present turn: `turn` returns with StopReason.CANCELLED. Without a turn nothing happens.
+        """End the current turn: `turn` returns with StopReason.CANCELLED. No effect between turns.
 
-        The request is dropped and running calls are cancelled. What they had done stays done.
+        The request is dropped and running calls are cancelled. What they changed so far stays changed.
         """
         if self._turn_task is not None and not self._cancel_asked:
             self._cancel_asked = True
@@ -166,15 +167,15 @@ class Run:
     ) -> tuple[str, tuple[ToolResult, ...], SequenceData | None]:
         """One completion for the opening: its text, the results of its calls, its training sequence.
 
-        Raises what goes wrong, and ContextOverflow where a limit leaves no room or time for it.
+        Errors are raised, not recorded. Raises ContextOverflow if a limit leaves no room or no time.
         """
         stepper = self._stepper
+        self._budget.begin_turn()
         try:
-            with self._budget.turn():
-                stepper.conversation = await self._opened()
-                step = await stepper.complete(1)
-                if execute_tools and step.calls:
-                    await self._actor.act(step, step.calls)
+            stepper.conversation = await self._opened()
+            step = await stepper.complete(1)
+            if execute_tools and step.calls:
+                await self._actor.act(step, step.calls)
         except (Stop, OutOfTime) as stop:
             reason = stop.reason if isinstance(stop, Stop) else StopReason.WALL_TIME
             raise ContextOverflow(f"the single turn was stopped by its own limit: {reason}") from None
@@ -186,9 +187,9 @@ class Run:
 
     def _require_turn(self, message: str | UserMessage | None) -> None:
         if self._turn_task is not None:
-            raise ConfigError("a turn of this run is going on; wait for it, or start another run")
+            raise ConfigError("a turn of this run is still running; wait for it, or start another run")
         if self._final is not None:
-            raise ConfigError("this run is closed; go on with agent.start(resume=run.result())")
+            raise ConfigError("this run is closed; continue with agent.start(resume=run.result())")
         last = self._stepper.steps[-1] if self._stepper.steps else None
         answered = last is not None and not (last.following or last.tool_calls or last.parse_errors)
         if message is None and (answered or not (last or self._opening)):
@@ -207,7 +208,7 @@ class Run:
             stepper.counts = Counts(stepper.counts.sampled_tokens)
         self._emitter.emit(EventType.TURN_STARTED, data={"turn": stepper.turn})
         try:
-            await self._enter(None if message is None else self._neutral(message))
+            await self._enter(None if message is None else neutral(message, self._setting.renderer))
             self._is_stale = True
             await stepper.until_stopped()
         except Stop as stop:
@@ -216,12 +217,12 @@ class Run:
             raise
         except AtroposAgentError as error:
             self._fail(error)
-        if stepper.turn & (stepper.turn - 1) == 0:  # turns 1, 2, 4, 8, ...: linear in the conversation
+        if stepper.turn & (stepper.turn - 1) == 0:  # turns 1, 2, 4, 8, ...: linear cost in all
             self._check_bridges()
         await self._rescore()
 
     async def _enter(self, message: UserMessage | None) -> None:
-        """Bring the conversation to where the next completion is asked for."""
+        """Bring the conversation to the point where the next completion can be requested."""
         stepper = self._stepper
         if not stepper.steps:
             if message is not None:
@@ -234,6 +235,7 @@ class Run:
                 await self._rebuild(stepper.steps)
             return
         if last.following or self._is_stale:
+            # The dialect puts results and a new user message into one answer: write the last answer again.
             last = replace(last, following=())
             await self._rebuild([*stepper.steps[:-1], last])
         missing = [failure(NOT_EXECUTED) for _ in last.tool_calls[len(last.tool_results) :]]
@@ -243,36 +245,21 @@ class Run:
         stepper.conversation.add_following(following, last.completion, last.step_number)
 
     async def _opened(self) -> Conversation:
-        """A conversation that stands at the opening."""
+        """A new conversation that holds the opening only."""
         self._stepper.capabilities = capabilities = await self._setting.policy.probe()
         conversation = self._conversation()
         conversation.open(capabilities)
         return conversation
 
     async def _rebuild(self, steps: Sequence[AgentStep]) -> None:
-        """Bring a fresh conversation to where `steps` left it."""
+        """Replace the conversation by a new one on which `steps` were replayed."""
         sequences = self.result().sequences
         conversation = await self._opened()
         replay(conversation, steps, sequences)
         self._stepper.conversation, self._recorded = conversation, None
 
-    def _neutral(self, message: str | UserMessage) -> UserMessage:
-        """A user's message without control tokens in its text."""
-        content = message if isinstance(message, str) else message["content"]
-        renderer = self._setting.renderer
-        if renderer is None:
-            return {"role": "user", "content": content}
-        if isinstance(content, str):
-            return {"role": "user", "content": renderer.neutralise(content)}
-        parts = list[ContentPart]()
-        for part in content:
-            if part["type"] == "text":
-                part = TextPart(type="text", text=renderer.neutralise(part["text"]))
-            parts.append(part)
-        return {"role": "user", "content": parts}
-
     def _check_bridges(self) -> None:
-        """Hold all bridges so far against the template; a mismatch fails the run."""
+        """Compare all bridges so far with the template; a mismatch fails the run."""
         if self._failure is None and self._stop_reason is not StopReason.CANCELLED:
             try:
                 self._stepper.conversation.check()
@@ -285,7 +272,7 @@ class Run:
         self._failure = Failure.of(error, blame=Blame.POLICY if lost else None)
 
     async def _rescore(self) -> None:
-        """Ask for the logprobs that can be had afterwards, where that is wanted."""
+        """Ask for missing logprobs after the turn, if `config.rescore` wants it."""
         if self._setting.config.rescore == "off":
             return
         conversation = self._stepper.conversation

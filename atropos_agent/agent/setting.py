@@ -1,4 +1,4 @@
-"""What a run is given: who answers, who renders, who acts, and under which limits."""
+"""The parts that a run is given: policy, renderer, dialect, tools and limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atropos_agent.toolset import ExecuteTool, Gate, ToolContext, ToolRegistry
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The parts of one run. Nothing in it belongs to the run alone."""
+    """The parts of one run; other runs may share each of them."""
 
     policy: Policy
     renderer: Renderer | None

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from atropos_agent.agent.acting import Actor
 from atropos_agent.agent.budget import Budget
@@ -55,7 +55,7 @@ class Stop(Exception):
 
 @dataclass(slots=True)
 class OpenStep:
-    """A step while it is taken: its completion, and what has come of it so far."""
+    """A step in progress: its completion, its calls and the results so far."""
 
     number: int
     turn: int
@@ -69,7 +69,7 @@ class OpenStep:
     following: tuple[Message, ...] = ()
 
     def record(self) -> AgentStep:
-        """The step as it stands."""
+        """The step with what is known so far."""
         return AgentStep(
             step_number=self.number,
             assistant_message=self.completion.text,
@@ -87,7 +87,7 @@ class OpenStep:
 
 @dataclass(slots=True)
 class Counts:
-    """What is held against the limits: sampled tokens of the run; steps, calls and repairs of the turn."""
+    """What the limits bound: sampled tokens of the run; steps, calls and repairs of the turn."""
 
     sampled_tokens: int = 0
     steps: int = 0
@@ -113,7 +113,7 @@ class Stepper:
         self._actor = actor
 
     def take_over(self, recorded: AgentResult) -> None:
-        """Go on with the steps and the counts of a recorded run."""
+        """Continue with the steps and the counts of a recorded run."""
         self.steps = list(recorded.steps)
         self.final_response = recorded.final_response
         self.turn = self.steps[-1].turn if self.steps else 0
@@ -127,7 +127,7 @@ class Stepper:
         )
 
     async def until_stopped(self) -> None:
-        """Take steps. Raises Stop at the end, and whatever goes wrong at the server or the renderer."""
+        """Take steps until Stop is raised. Errors of the server and the renderer propagate."""
         while True:
             await self.step()
 
@@ -142,7 +142,7 @@ class Stepper:
             self._stop_before_tools(step)
             await self._act(step)
             self._observe(step)
-        finally:
+        finally:  # also where Stop or an error ends the turn: the completion was sampled and must be recorded
             self.steps.append(step.record())
         if self._emitter.active:
             errors: list[Json] = [f"{error.kind}: {error.detail}" for error in step.parsed.errors]
@@ -154,6 +154,7 @@ class Stepper:
         renderer = conversation.renderer
         answer = await self._ask(number)
         if renderer is None or (answer.token_ids is None and answer.token_bytes is None):
+            # Without tokens to decode, calls that the server parsed out of the text are missing from it.
             answer = dialect.restored(answer)
         completion = conversation.with_its_prompt(resolve_tokens(answer, renderer, conversation.messages))
         index, span = conversation.add_completion(number, completion) or (None, None)
@@ -163,7 +164,7 @@ class Stepper:
         )
         opened = renderer is not None and renderer.opens_reasoning
         parsed = dialect.read(completion, inside_reasoning=opened)
-        calls = tuple([replace(call, uniq_id=f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
+        calls = tuple([_numbered(call, f"{number}.{k}") for k, call in enumerate(parsed.calls, 1)])
         if self._emitter.active:
             data = {"text": completion.text, "finish_reason": completion.finish_reason.value}
             self._emitter.emit(EventType.COMPLETION_FINISHED, step_number=number, data=data)
@@ -202,9 +203,9 @@ class Stepper:
             raise Stop(StopReason.WALL_TIME, failure) from None
 
     def _token_limit(self) -> int | None:
-        """Tokens this step may sample; stops the turn where there is room for none.
+        """Tokens this step may sample; None without a limit. Raises Stop if there is no room for any.
 
-        The context is only reckoned with where the prompt goes out as we know it.
+        The server's context length counts only on wires that take ids: there the prompt's length is exact.
         """
         config, sampled = self._setting.config, self.counts.sampled_tokens
         limits = [config.max_tokens] if config.max_tokens is not None else []
@@ -223,7 +224,7 @@ class Stepper:
         return min(limits, default=None)
 
     def _stop_before_tools(self, step: OpenStep) -> None:
-        """Decide whether this completion ends the turn. The last step runs no tools: the policy would not
+        """Raise Stop if this completion ends the turn. The last step runs no tools: the policy would not
         see the results."""
         truncated = step.completion.finish_reason is FinishReason.LENGTH
         if step.completion.finish_reason is FinishReason.OTHER and not step.calls:
@@ -271,8 +272,12 @@ class Stepper:
         step: OpenStep | AgentStep,
         message: UserMessage | None = None,
     ) -> tuple[Message, ...]:
-        """The messages that answer `step`, in the dialect's writing."""
+        """The messages that answer `step`, in the dialect's format."""
         renderer, dialect = self.conversation.renderer, self._setting.dialect
         control = dialect.marks.control_texts if renderer is None else renderer.control_tokens
         errors = step.parsed.errors if isinstance(step, OpenStep) else step.parse_errors
         return dialect.answer(results, errors, control=control, message=message)
+
+
+def _numbered(call: ToolCall, uniq_id: str) -> ToolCall:
+    return ToolCall(call.name, call.arguments, uniq_id, call.raw_text, call.span)

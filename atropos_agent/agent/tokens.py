@@ -1,4 +1,4 @@
-"""The token ids of a completion: the server's, or what can honestly be had instead, and labelled so."""
+"""The token ids of a completion: the server's, or a reconstruction that is labelled as such."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ REASONING_REJOINED = "reasoning_rejoined"
 def resolve_tokens(
     completion: Completion, renderer: Renderer | None, messages: Sequence[Message] = ()
 ) -> Completion:
-    """Give a completion the token ids that can honestly be had, and the text those ids spell.
+    """Give a completion its token ids, and the text that those ids spell.
 
     Ids from the server stay. Ids from per-token entries are checked against the text. Otherwise the text is
-    tokenised (provenance `retokenized`, no logprobs), with the close that the template writes after a
-    completion that ended by itself. Reasoning that the server kept apart is part of those ids: as the
-    template shows it after `messages`, or else as the dialect writes it.
+    tokenised (provenance `retokenized`, no logprobs), and the template's end of turn is appended where the
+    completion ended by itself. Reasoning that the server kept apart is part of those ids: as the template
+    shows it after `messages`, or else as the dialect writes it.
 
-    Without a renderer nothing is rebuilt. Raises MalformedReply for ids that cannot have been sampled: none
-    of the vocabulary, or an end of turn after the end of the turn.
+    Without a renderer nothing is rebuilt. Raises MalformedReply for ids that cannot have been sampled: ids
+    outside the vocabulary, or two ends of the turn in a row.
     """
     if renderer is None:
         return completion
@@ -43,8 +43,9 @@ def resolve_tokens(
 
 
 def _resolved(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> Completion:
-    if completion.token_ids is not None or completion.token_bytes is not None:
-        # Tokens spell all that was written. What a server parsed out of them is in the text again.
+    parsed = completion.reasoning or completion.calls
+    if parsed and (completion.token_ids is not None or completion.token_bytes is not None):
+        # The tokens spell everything that was sampled: decoding restores what the server parsed out.
         completion = replace(completion, reasoning="", calls=())
     if completion.provenance is Provenance.SAMPLED and completion.token_ids is not None:
         text = renderer.decode_completion(completion.token_ids)
@@ -73,7 +74,7 @@ def _require_known(completion: Completion, renderer: Renderer) -> None:
 
 
 def _require_one_end(completion: Completion, renderer: Renderer) -> None:
-    """A server that stops at an id never samples it twice at the end of a turn."""
+    """Raise MalformedReply for a doubled stop id: a server that stops at an id cannot sample it again."""
     ids = completion.token_ids
     if completion.finish_reason is not FinishReason.STOP or ids is None or len(ids) < 2:
         return
@@ -88,7 +89,7 @@ def _require_one_end(completion: Completion, renderer: Renderer) -> None:
 def _from_bytes(completion: Completion, renderer: Renderer) -> Completion:
     """Turn `token_bytes` into ids where the vocabulary allows it.
 
-    A stop token often has no bytes: it is the stop token where there is only one, and left out otherwise.
+    A stop token often has no bytes. It gets its id if there is only one stop id, and is left out otherwise.
     """
     pieces = completion.token_bytes
     if completion.token_ids is not None or pieces is None:
@@ -133,7 +134,7 @@ def _retokenize(completion: Completion, renderer: Renderer, messages: Sequence[M
 
 
 def _with_reasoning(completion: Completion, renderer: Renderer, messages: Sequence[Message]) -> str:
-    """What the policy wrote, the reasoning included, in the template's writing or else the dialect's."""
+    """The policy's text with its reasoning, in the template's format or else the dialect's."""
     message = completed({"role": "assistant", "content": completion.text}, completion)
     shown = renderer.turn_text(messages, message)
     if shown is not None:

@@ -38,7 +38,7 @@ class _Open:
 
 
 class Tracker:
-    """The token record of one rollout. `prompt` is what the next completion is asked for with."""
+    """The token record of one rollout. `prompt` is the prompt of the next completion."""
 
     __slots__ = ("_breaks", "_finished", "_open", "prompt")
 
@@ -52,12 +52,12 @@ class Tracker:
 
     @property
     def sequence_index(self) -> int:
-        """The index, in `sequences()`, of the sequence that grows."""
+        """The index, in `sequences()`, of the sequence that still grows."""
         return len(self._finished)
 
     def follow_server_prompt(self, ids: TokenIds, kind: Callable[[TokenIds], BreakKind]) -> None:
-        """Adopt the prompt that the server rendered itself; where history changed, `kind` says why and
-        another sequence is begun."""
+        """Adopt the prompt that the server rendered itself. If it does not extend ours, begin another
+        sequence; `kind` gives the reason."""
         known = self.prompt.ids
         if len(ids) >= len(known) and np.array_equal(ids[: len(known)], known):
             self.prompt.extend(ids[len(known) :])
@@ -68,7 +68,7 @@ class Tracker:
         """Keep what was sampled so far and begin another sequence, with the prompt `ids` int32[n]."""
         prompt = Prompt(self.prompt.messages, self.prompt.tools)
         prompt.extend(ids, text)
-        if self._open.spans:
+        if self._open.spans:  # without a sampled token there is nothing to train: only the prompt changes
             self._finished.append(self._close())
             self._open = _Open(kind)
         self.prompt = prompt
@@ -76,8 +76,8 @@ class Tracker:
     def add_completion(
         self, step_number: int, completion: Completion, text: str | Callable[[], str]
     ) -> StepSpan:
-        """Append the sampled ids of one step, and the raw text they spell or what makes it. Returns their
-        place."""
+        """Append the sampled ids of one step, and their raw text or a function that makes it. Returns their
+        span."""
         assert completion.token_ids is not None
         start = len(self.prompt)
         self.prompt.extend(completion.token_ids, text)
@@ -90,6 +90,7 @@ class Tracker:
             completion.logprob_mode,
         )
         if self._open.kind is not None and not self._open.spans:
+            # Only now is it certain that the sequence will be delivered, so that breaks match sequences.
             self._breaks.append(Break(step_number, self._open.kind))
         self._open.spans.append(span)
         self._open.logprobs.append(completion.logprobs)

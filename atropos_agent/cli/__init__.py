@@ -52,14 +52,14 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    load_dotenv(find_dotenv(usecwd=True))
+    load_dotenv(find_dotenv(usecwd=True))  # without `usecwd` it searches from this file upwards
     quiet_libraries()
 
 
 def main() -> None:
     """Entry point of the `atropos-agent` script.
 
-    `package.module:Class` names also what lies in the working directory; installed modules come first.
+    `package.module:Class` also finds modules in the working directory; installed modules take precedence.
     """
-    sys.path.append(str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # last: a local file must not hide an installed module
     app()

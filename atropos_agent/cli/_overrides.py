@@ -1,4 +1,4 @@
-"""Config keys as options: `--section.key=value`, wherever it stands among a command's own arguments."""
+"""Config keys as options: `--section.key=value`, at any place among a command's own arguments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from atropos_agent.config import RunConfig
 
 
 class OverridableCommand(TyperCommand):
-    """A command whose `context.args` are the overrides of config keys; every other option must be its own."""
+    """A command that takes overrides of config keys (in `context.args`) and its own options, nothing else."""
 
     def parse_args(  # type: ignore[override]  # typer does not name the context it inherits from
         self, ctx: typer.Context, args: list[str]
     ) -> list[str]:
-        """Take the overrides out of `args` and parse the rest. Unknown options are exit 2."""
+        """Take the overrides out of `args` and parse the rest. An unknown option exits with 2."""
+        # not click's `ignore_unknown_options`: it would also accept misspelt options
         own = {name for option in self.get_params(ctx) for name in option.opts if name.startswith("-")}
         overrides = [argument for argument in args if is_override(argument)]
         rest = [argument for argument in args if not is_override(argument)]
@@ -33,7 +34,7 @@ class OverridableCommand(TyperCommand):
 
 
 def is_override(argument: str) -> bool:
-    """True for `--section.key...` and for `--key...` where `key` stands at the top of a config."""
+    """True for `--section.key...`, and for `--key...` if `key` is a top-level key of a config."""
     name = argument.removeprefix("--").partition("=")[0]
     return argument.startswith("--") and ("." in name or name in RunConfig.model_fields)
 

@@ -1,4 +1,4 @@
-"""`check-logprobs`: are the logprobs of a run those of the weights it was sampled from?"""
+"""`check-logprobs`: compare the recorded logprobs of a run with those recomputed from the weights."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def check_logprobs(
         str | None, typer.Option(help="The weights, by folder or hub name; float32, needs the extra `check`.")
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="A server with the same weights that tells logprobs of a prompt.")
+        str | None, typer.Option(help="A server with the same weights that returns prompt logprobs.")
     ] = None,
-    max_p99: Annotated[float | None, typer.Option(help="Fail where a turn's p99 is above this.")] = None,
-    max_: Annotated[float | None, typer.Option("--max", help="Fail where a token is off by more.")] = None,
+    max_p99: Annotated[float | None, typer.Option(help="Fail if the p99 of a turn is above this.")] = None,
+    max_: Annotated[
+        float | None, typer.Option("--max", help="Fail if the difference at any token is above this.")
+    ] = None,
 ) -> None:
     """Teacher-force each recorded sequence and compare the logprobs, in nats, per turn.
 
-    Writes logprob_check.json into the run, and the report anew with its plot.
+    Writes logprob_check.json into the run, and updates the report with a plot.
     """
     with exits():
         if (model is None) == (server is None):
@@ -58,16 +60,16 @@ def check_logprobs(
     for reason, tokens in found.skipped.items():
         warn(f"{tokens:,} tokens are not compared: {reason}")
     if not found.compared:
-        fail(f"{run} holds no logprob that can be recomputed", FAILED)
+        fail(f"{run} has no logprobs that can be recomputed", FAILED)
     for origin in found.origins:
         out.print(_table(origin))
-        out.print(f"  farthest off: {_place(origin)}\n", soft_wrap=True)
+        out.print(f"  largest difference: {_place(origin)}\n", soft_wrap=True)
     out.print(f"{found.compared:,} logprobs compared with {found.teacher}; report {report}", soft_wrap=True)
     _hold(found, max_p99, max_)
 
 
 async def _by_server(run: Path, recorded: dict[str, JsonValue], url: str) -> LogprobCheck:
-    """Checked by the server at `url`, asked as the run's own config and the environment say."""
+    """Check with the server at `url`. Other settings (key, model) come from the run and the environment."""
     config = load_run_config(None, [f"--policy.base_url={url}"], defaults=recorded)
     policy = build_policy(config.policy)
     assert isinstance(policy, HttpPolicy)
@@ -76,7 +78,8 @@ async def _by_server(run: Path, recorded: dict[str, JsonValue], url: str) -> Log
 
 
 def _decoder(run: Path, model: str | None) -> Callable[[Sequence[int]], list[str]] | None:
-    """How the report shows single tokens; ids where neither the run nor the weights name a tokenizer."""
+    """The text of single tokens for the report. None if neither the run nor the weights have a tokenizer: the
+    report then shows ids."""
     renderer = recorded_renderer(run)
     if renderer is None and model is not None:
         with contextlib.suppress(RenderError):
@@ -110,12 +113,12 @@ def _place(found: OriginCheck) -> str:
 
 
 def _hold(found: LogprobCheck, max_p99: float | None, max_: float | None) -> None:
-    """Exit 1 with every bound that is exceeded, by turn."""
+    """Exit with 1 and list every exceeded bound, by turn."""
     broken: list[str] = []
     for origin in found.origins:
         for turn, held in origin.turns.items():
             for name, value, bound in (("p99", held.p99, max_p99), ("max", held.max, max_)):
-                if bound is not None and not value <= bound:
+                if bound is not None and not value <= bound:  # negated, so that NaN fails too
                     broken.append(f"turn {turn}: {name} {value:.1e} is above {bound:g}")
     if broken:
         fail("; ".join(broken), FAILED)

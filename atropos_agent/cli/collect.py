@@ -1,4 +1,4 @@
-"""`collect`: a config becomes a run directory of scored groups, watched, stopped and resumed."""
+"""`collect`: collect scored groups into a run directory; progress display, clean stop, resume."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ atropos-agent collect --resume runs/quickstart
 def collect(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="A YAML file; see configs/.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume this run directory.")] = None,
 ) -> None:
     """Collect scored groups of rollouts into a run directory.
 
@@ -69,9 +69,10 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
     stopping = Entry(Kind.SHUTDOWN, "collect")
 
     def stop() -> None:
-        stopping.__enter__()
+        stopping.__enter__()  # by hand: it stays in the in-flight table until everything is closed
         task.cancel()
 
+    # handlers instead of KeyboardInterrupt: SIGTERM gets the same clean stop
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     with watching(DebugSettings.from_environ().stall_after_s) as watchdog, dump_on_signal(watchdog):
@@ -81,7 +82,7 @@ async def _collect(config: RunConfig, path: Path, *, resumed: bool) -> int:
 async def _opened(
     config: RunConfig, path: Path, watchdog: Watchdog | None, stopping: Entry, *, resumed: bool
 ) -> int:
-    """Open everything and collect; what is in flight while it closes is `stopping`."""
+    """Open everything and collect. `stopping` is in the in-flight table while everything closes."""
     opened = False
     try:
         async with open_environment(config) as env:
@@ -108,7 +109,8 @@ async def _opened(
 async def _until_done(
     collector: Collector[Any], path: Path, env: AgentEnv[Any], in_flight: InFlightView
 ) -> int:
-    """Collect; show what is on record and how to go on, also after an error or interrupts; the exit code."""
+    """Collect and return the exit code. Always shows what was recorded and how to resume, also after an error
+    or an interrupt."""
     progress, finished, without_data = collector.progress, False, 0
     try:
         async with shown(progress, env.sandbox_config.slots, in_flight):
@@ -119,18 +121,18 @@ async def _until_done(
     finally:
         without_data = _summarise(progress, path, await _reported(path, env))
         if not finished or progress.groups_failed:
-            out.print(f"go on with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
+            out.print(f"resume with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
     if not finished:
         return INTERRUPTED
     if missing := progress.groups_failed + without_data:
-        complain(f"{missing} of the groups asked for have no data")
+        complain(f"{missing} requested groups have no trainable data")
         return FAILED
     return 0
 
 
 async def _reported(path: Path, env: AgentEnv[Any]) -> str:
-    """Where the report lies, or that there is none: its failure must not hide how the run ended."""
-    try:
+    """Write the report; its path, or "none"."""
+    try:  # a failed report must not hide how the run ended
         return str(await asyncio.to_thread(write_report, path, decode=_decoder(env)))
     except (RecordError, OSError) as error:
         warn(f"no report: {error}")
@@ -141,26 +143,26 @@ async def _reported(path: Path, env: AgentEnv[Any]) -> str:
 
 
 def _take_interrupt() -> None:
-    """The interrupt is answered here: what follows may wait again."""
+    """Clear the cancellation, so that later awaits of this task work."""
     if (task := asyncio.current_task()) is not None:
         task.uncancel()
 
 
 def _decoder(env: AgentEnv[Any]) -> Callable[[Sequence[int]], list[str]] | None:
-    """How the report shows single tokens."""
+    """The text of single tokens for the report; None without a renderer."""
     renderer = env.renderer
     return None if renderer is None else lambda ids: visible_pieces(renderer.token_bytes(ids))
 
 
 def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:
-    """Say what a trainer must know before the tokens are spent."""
+    """Warn of inexact tokens, logprobs or isolation before any token is sampled."""
     wire, mode, agent = capabilities.wire, capabilities.logprob_mode, env.agent_config
     neutral = agent.temperature == 1.0 and agent.top_p == 1.0 and not agent.top_k and not agent.min_p
     if not wire.gives_ids:
         logprobs = "have no logprobs" if agent.rescore == "off" else "rescored"
         warn(f"{capabilities.server} gives no token ids: tokens will be retokenized and {logprobs}")
     elif not wire.takes_ids:
-        warn(f"{capabilities.server} renders the prompts itself: their ids are what it says")
+        warn(f"{capabilities.server} renders the prompts itself: prompt ids are those that it reports")
     if wire.gives_ids and mode is LogprobMode.RAW and not neutral:
         warn("logprobs are the model's own, not those of the sampling distribution: exporters leave them out")
     if wire.gives_ids and mode is LogprobMode.UNKNOWN:
@@ -171,13 +173,13 @@ def _warn_of_inexact(env: AgentEnv[Any], capabilities: Capabilities) -> None:
 
 
 def _warn_of_branches(env: AgentEnv[Any], wire: Wire) -> None:
-    """Say that whole groups will be refused where history is rewritten, if it can be."""
+    """Warn that whole groups may be refused, if the template can rewrite history."""
     stable = env.renderer is None or env.renderer.certificate.history_stable
     rendered_anew = env.agent_config.history == "template" or not (wire.takes_ids or wire.takes_text)
     if rendered_anew and not stable and env.config.on_branch == "refuse":
         warn(
-            "the chat template rewrites history: a rollout in which it does has several training sequences,"
-            " and env.on_branch=refuse then loses the whole group; choose last or drop"
+            "the chat template rewrites history: a rollout may then have several training sequences, and"
+            " env.on_branch=refuse drops its whole group; choose last or drop"
         )
 
 
@@ -195,7 +197,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def _summarise(progress: Progress, path: Path, report: str) -> int:
-    """Show the whole run from its log; the number of recorded groups that have no data."""
+    """Show the summary of the whole run, read from its log. Returns the number of groups without data."""
     try:
         run = summarise(path)
     except (RecordError, OSError) as error:
@@ -206,7 +208,7 @@ def _summarise(progress: Progress, path: Path, report: str) -> int:
 
 
 def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Table:
-    """What is on record from `run`; what failed or was slow in this session from `progress`."""
+    """The summary: totals of the record from `run`; failures and times of this session from `progress`."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()

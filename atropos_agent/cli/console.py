@@ -1,4 +1,4 @@
-"""What every command shares: the console, exit codes, errors as text."""
+"""Shared by all commands: the console, exit codes, errors as text."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ err: Console = Console(stderr=True)
 
 @contextmanager
 def exits() -> Iterator[None]:
-    """Show an expected error as text: exit 2 for what the user can mend before the run, 1 otherwise."""
+    """Show an expected error as text. Exits with 2 if the input or the machine must be corrected, else 1."""
     try:
         yield
     except AtroposAgentError as error:
         _fail_with(error)
-    except ExceptionGroup as failures:
+    except ExceptionGroup as failures:  # of a TaskGroup; any unexpected error in it needs the traceback
         expected, unexpected = failures.split(AtroposAgentError)
         if expected is None or unexpected is not None:
             raise

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with a server, a chat template or the sandboxes, and what to do next."""
+"""`doctor`: examine a server, a chat template or the sandboxes, and say what to do next."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STYLES = {Grade.GOOD: "bold green", Grade.LOSS: "bold yellow", Grade.BAD: "bold 
 def doctor(
     server: Annotated[str | None, typer.Argument(help="The address of an inference server.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="A folder or hub name; default: the model's.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model, where the server serves several.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, if the server serves several.")] = None,
     template: Annotated[
         str | None, typer.Option(help="A tokenizer, or a .jinja file with --tokenizer, to certify.")
     ] = None,
@@ -50,9 +50,9 @@ def doctor(
     ] = None,
     image: Annotated[str | None, typer.Option(help="With --sandbox: what docker and podman run.")] = None,
 ) -> None:
-    """Examine a server, a chat template or this machine's sandboxes; ends with a verdict and the next act.
+    """Examine a server, a chat template or this machine's sandboxes. Prints a verdict and what to do next.
 
-    Exit 0 where it can be used, also with loss; 1 where it cannot; 2 for wrong input.
+    Exits with 0 if it is usable, also with loss; with 1 if it is not; with 2 for wrong input.
     """
     with exits():
         if (server is not None) + (template is not None) + sandbox != 1:

@@ -1,4 +1,4 @@
-"""`fake-server`: a scripted inference server, to try a client against answers and faults of one's choice."""
+"""`fake-server`: a scripted inference server, to test a client against chosen answers and faults."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ async def _serve(server: FakeServer, port: int, *, until_eof: bool) -> None:
     except OSError as error:
         fail(f"cannot listen on 127.0.0.1:{port}: {error.strerror}; give another --port", FAILED)
     typer.echo(server.url)
-    sys.stdout.flush()
+    sys.stdout.flush()  # a parent process waits for the URL on a pipe, which is block-buffered
     waiting: list[asyncio.Task[object]] = [loop.create_task(stopped.wait())]
-    if until_eof:
+    if until_eof:  # a parent that holds our stdin stops us even if it is killed
         waiting.append(loop.create_task(_end_of_input()))
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:

@@ -1,4 +1,4 @@
-"""How the findings of `doctor` look on the console."""
+"""Print the findings of `doctor` on the console."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ MARKS[Grade.UNKNOWN] = "[dim]?[/]   "
 
 
 def show(check: Check) -> None:
-    """One line."""
+    """Print one check as a line."""
     out.print(f"{MARKS[check.grade]} {check.name:<16} {escape(check.text)}", soft_wrap=True)
 
 
 async def show_sandboxes(backend: str | None, image: str | None) -> Verdict:
-    """The kernel, then each backend as it is tried. Raises ConfigError for a name that is none."""
+    """Print the checks of the kernel, then each backend when it was tried.
+
+    Raises ConfigError for an unknown backend name.
+    """
     found: list[BackendFound] = []
     async for one in examine_sandboxes(backend, image or ""):
-        if not found:
+        if not found:  # only now: an unknown name has been refused before anything is printed
             for check in examine_kernel():
                 show(check)
         found.append(one)

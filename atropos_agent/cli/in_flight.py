@@ -1,4 +1,4 @@
-"""The in-flight table on a terminal: shown when `t` is pressed, and by itself when something stands still."""
+"""The in-flight table on a terminal: shown while `t` toggles it on, and while an operation is stalled."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ROWS = 12
 
 
 class InFlightView:
-    """What the display shows of the in-flight table; `wanted` is toggled by a key."""
+    """The rows of the in-flight table to display; a key toggles `wanted`."""
 
     def __init__(self, watchdog: Watchdog | None) -> None:
         self.wanted: bool = False
         self._watchdog = watchdog
 
     def rows(self) -> Table | None:
-        """The oldest entries, None where nobody asked and nothing stands still."""
+        """The oldest entries; None if the table is toggled off and nothing is stalled."""
         stalled = [] if self._watchdog is None else self._watchdog.stalled
         if not self.wanted and not stalled:
             return None
@@ -35,6 +35,7 @@ class InFlightView:
         shown = Table(box=None, pad_edge=False, header_style="dim")
         for heading in ("age", "in phase", "phase", "what", "whose"):
             shown.add_column(heading, no_wrap=True)
+        # sandboxes in use last: there is one per rollout, and they would fill the rows
         for entry in sorted(busy, key=lambda one: one.phase is Phase.IN_USE)[:ROWS]:
             shown.add_row(*_cells(entry), style="red" if entry in stalled else None)
         if len(busy) > ROWS:
@@ -43,13 +44,13 @@ class InFlightView:
 
     @contextlib.contextmanager
     def keys(self) -> Iterator[None]:
-        """Heed the key for the length of a block, where there is a keyboard; the terminal is put back."""
+        """React to the key inside the block, if stdin is a terminal. Restores the terminal settings."""
         if not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
-            yield  # a job in the background that touches the terminal is stopped
+            yield  # a background job that changes the terminal is stopped by SIGTTOU
             return
         fd, loop = sys.stdin.fileno(), asyncio.get_running_loop()
         before = termios.tcgetattr(fd)
-        tty.setcbreak(fd)
+        tty.setcbreak(fd)  # not raw mode: Ctrl-C must still send SIGINT
         loop.add_reader(fd, self._pressed)
         try:
             yield

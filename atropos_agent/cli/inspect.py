@@ -1,4 +1,4 @@
-"""`env list`, `env validate`, `env check`, `tools list`: what is installed, and whether it holds."""
+"""`env list`, `env validate`, `env check`, `tools list`: list plugins and check environments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from atropos_agent.environment import AgentEnv, Finding, Validation, check_envir
 from atropos_agent.plugins import installed, load
 from atropos_agent.testing import FakePolicy
 
-env_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at installed environments.")
-tools_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at installed tools.")
+env_app: typer.Typer = typer.Typer(no_args_is_help=True, help="List and check environments.")
+tools_app: typer.Typer = typer.Typer(no_args_is_help=True, help="List installed tools.")
 
 
 @env_app.command("list", epilog="Example: atropos-agent env list")
@@ -37,16 +37,16 @@ def list_tools() -> None:
 @env_app.command("validate", epilog="Example: atropos-agent env validate terminal_tasks --items 200")
 def validate_environment(
     name: Annotated[str, typer.Argument(help="An installed environment, or package.module:Class.")],
-    items: Annotated[int, typer.Option(min=1, help="How many items to prove.")] = 200,
-    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
+    items: Annotated[int, typer.Option(min=1, help="How many items to check.")] = 200,
+    seed: Annotated[int, typer.Option(help="The seed of the items.")] = 0,
     sandbox: Annotated[str, typer.Option(help="auto, native, bubblewrap or local (UNSAFE).")] = "auto",
 ) -> None:
-    """Prove items of an environment in a real sandbox: the reference scores 1, doing nothing scores 0."""
+    """Check items in a real sandbox: the reference solution must score 1, doing nothing 0."""
     with exits():
         where = validate(SandboxConfig, {"backend": sandbox}, source="--sandbox")
         found = asyncio.run(_validate(load("environments", name, expected=AgentEnv), items, seed, where))
         if not found:
-            fail(f"{name} gave no items: nothing is proven", FAILED)
+            fail(f"{name} gave no items: nothing was checked", FAILED)
     broken = [validation for validation in found if not validation.holds]
     for validation in broken:
         out.print(
@@ -70,11 +70,11 @@ async def _validate(
 @env_app.command("check", epilog="Example: atropos-agent env check terminal_tasks")
 def check(
     name: Annotated[str, typer.Argument(help="An installed environment, or package.module:Class.")],
-    items: Annotated[int, typer.Option(min=1, help="How many items to look at.")] = 4,
-    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
+    items: Annotated[int, typer.Option(min=1, help="How many items to check.")] = 4,
+    seed: Annotated[int, typer.Option(help="The seed of the items.")] = 0,
     sandbox: Annotated[str, typer.Option(help="auto, native, bubblewrap or local (UNSAFE).")] = "auto",
 ) -> None:
-    """Check what must hold of any environment: items, references, scores, nothing left behind."""
+    """Check the rules for any environment: seeded items, references, scores, no leaks."""
     with exits():
         where = validate(SandboxConfig, {"backend": sandbox}, source="--sandbox")
         env_type: type[AgentEnv[Any]] = load("environments", name, expected=AgentEnv)

@@ -1,4 +1,4 @@
-"""`lint`: what is wrong in recorded trajectories, one line a finding."""
+"""`lint`: report defects in recorded trajectories, one line per finding."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ atropos-agent lint groups.jsonl others.jsonl --tokenizer Qwen/Qwen3-4B --json
 
 
 def lint(
-    files: Annotated[list[Path], typer.Argument(help="Run directories, folders, or JSONL files of anyone.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Run directories, folders, or Atropos-style JSONL files.")
+    ],
     tokenizer: Annotated[
-        str | None, typer.Option(help="A folder or hub name; a run's own is found by itself.")
+        str | None, typer.Option(help="A folder or hub name; default: the tokenizer that a run records.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding, all of them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings, one JSON object per line.")] = False,
 ) -> None:
-    """Check trajectories before a trainer does. Exit 1 where any error is found."""
+    """Check recorded trajectories for defects. Exits with 1 if there is any error."""
     with exits():
         vocabulary = None if tokenizer is None else _vocabulary(tokenizer)
         linters = [Linter(source) for path in files for source in _sources(path, vocabulary)]
@@ -41,6 +43,7 @@ def lint(
     for linter in linters:
         found = _counted(_readable(linter), counts)
         for text in _as_json(found) if as_json else _as_text(found):
+            # past rich, which would read markup in the text and wrap it
             out.file.write(f"{_printable(text)}\n")
     if not as_json:
         _summarise(linters, counts)
@@ -79,11 +82,11 @@ def _counted(found: Iterable[Finding], counts: Counter[Severity]) -> Iterator[Fi
 
 def _as_json(found: Iterable[Finding]) -> Iterator[str]:
     for finding in found:
-        yield json.dumps(finding.as_json())  # a file's name may hold what only this one escapes
+        yield json.dumps(finding.as_json())  # not orjson: only this escapes lone surrogates in a file's name
 
 
 def _as_text(found: Iterable[Finding]) -> Iterator[str]:
-    """The first findings of every kind; how many more there are, at the end of the file."""
+    """The first SHOWN_PER_CODE findings of each kind, then how many more there are in the file."""
     kinds: Counter[str] = Counter()
     file = ""
     for finding in found:

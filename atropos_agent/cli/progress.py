@@ -1,4 +1,4 @@
-"""The live display of a collection, and its plain form where there is no terminal."""
+"""The live display of a collection; plain lines if stdout is not a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 5.0
 
 @asynccontextmanager
 async def shown(progress: Progress, slots: int, in_flight: InFlightView) -> AsyncIterator[None]:
-    """Show `progress` until the block ends; `slots` bounds what can be in flight."""
+    """Show `progress` inside the block; `slots` bounds the rollouts in flight."""
     if not is_terminal():
         printing = asyncio.create_task(_print_lines(progress, slots))
         try:
@@ -61,13 +61,13 @@ def _panel(progress: Progress, slots: int, in_flight: InFlightView) -> Group:
         grid.add_row(f"[dim]{name}[/]", value)
     if (rows := in_flight.rows()) is not None:
         return Group(grid, rows)
-    return Group(grid, f"[dim]{KEY}: what is in flight[/]")
+    return Group(grid, f"[dim]{KEY}: show operations in flight[/]")
 
 
 def _figures(progress: Progress, slots: int) -> Iterable[tuple[str, str]]:
     done = progress.groups_done + progress.groups_resumed
     yield "groups", f"{done}/{progress.groups_total}"
-    yield "in flight", str(min(progress.in_flight, slots))
+    yield "in flight", str(min(progress.in_flight, slots))  # the others only wait for a sandbox
     yield "mean reward", "-" if progress.mean_reward is None else f"{progress.mean_reward:.3f}"
     yield "tokens/s", f"{progress.tokens_per_s:,.0f}"
     yield "errors", ", ".join(f"{kind} {count}" for kind, count in progress.errors.items()) or "none"

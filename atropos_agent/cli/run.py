@@ -1,4 +1,4 @@
-"""`run`: one agent at work, step by step."""
+"""`run`: run one agent and print each step."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ DEFAULTS: dict[str, JsonValue] = {
     "agent": {"max_steps": 8, "max_tokens": 256},
 }
 EMBEDDED_DEFAULTS: dict[str, JsonValue] = {**DEFAULTS, "env": {"prompt": "short"}}
-"""With the prompt that the embedded policy was trained with; no other model knows it."""
+"""With the prompt that the embedded policy was trained with. Other models get the full prompt."""
 
 
 def run(
     context: typer.Context,
-    task: Annotated[str | None, typer.Argument(help="What the agent shall do, in words.")] = None,
-    item: Annotated[str | None, typer.Option(help="An item of the environment, scored.")] = None,
+    task: Annotated[str | None, typer.Argument(help="The task, as text.")] = None,
+    item: Annotated[str | None, typer.Option(help="An item of the environment, to be scored.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file; default: the embedded policy.")] = None,
 ) -> None:
-    """Show one agent at work in a sandbox, step by step."""
+    """Run one agent in a sandbox and print each step."""
     with exits():
         if (task is None) == (item is None):
-            fail("give either a task in words or --item ID, e.g. --item count_lines/1/7", WRONG_INPUT)
+            fail("give either a task as text or --item ID, e.g. --item count_lines/1/7", WRONG_INPUT)
         settings = _settings(config, context.args)
         if task is not None and settings.policy.kind == "embedded":
             fail(
-                "the embedded policy is a tiny model trained on generated shell tasks only; free text means "
-                "nothing to it. Show it on an item (--item count_lines/1/7), or name a server: "
+                "the embedded policy is a tiny model trained on generated shell tasks only; it cannot follow "
+                "free text. Run it on an item (--item count_lines/1/7), or name a server: "
                 "--policy=http://127.0.0.1:8000/v1",
                 WRONG_INPUT,
             )
@@ -63,6 +63,7 @@ def run(
 def _settings(config: Path | None, overrides: Sequence[str]) -> RunConfig:
     if config is not None:
         return load_run_config(config, overrides)
+    # read twice: which policy it is, and so which prompt, is known only after the overrides
     settings = load_run_config(None, overrides, defaults=DEFAULTS)
     if settings.policy.kind == "embedded" and settings.environment == DEFAULTS["environment"]:
         return load_run_config(None, overrides, defaults=EMBEDDED_DEFAULTS)

@@ -1,4 +1,4 @@
-"""`seal`: the finished groups of a run as compressed Parquet."""
+"""`seal`: move the finished groups of a run into compressed Parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ atropos-agent seal runs/quickstart
 
 
 def seal(run: Annotated[Path, typer.Argument(help="A run directory that no other process writes.")]) -> None:
-    """Move the recorded groups of a run into a Parquet segment; the run stays readable and can go on."""
+    """Move the recorded groups of a run into a Parquet segment. The run stays readable and can be resumed."""
     with exits(), RunDir.open(run) as log:
         sealed = log.seal()
     if not sealed.rollouts:

@@ -1,4 +1,4 @@
-"""What users write: files, command-line overrides, environment variables. The only reader of os.environ."""
+"""User configuration: files, command-line overrides, environment variables. The only reader of os.environ."""
 
 from atropos_agent.config.debug import DEBUG_VARIABLES, DebugSettings, quiet_libraries
 from atropos_agent.config.load import (

@@ -14,13 +14,14 @@ from atropos_agent.errors import ConfigError
 
 
 def _flag(value: object) -> object:
-    if isinstance(value, str):
+    if isinstance(value, str):  # pydantic's own bool refuses the empty text, which means off here
         known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
         return known.get(value.strip().lower(), value)
     return value
 
 
 def _path(value: object) -> object:
+    # an empty variable means unset; Path("") would be the working directory
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -42,7 +43,7 @@ class DebugSettings(BaseModel):
     direct_request_timeout_s: Seconds = 120.0
     print_task: Flag = False
     stall_after_s: Seconds = 60.0
-    """What stands still this long is told of, with its cause; None: never."""
+    """Report operations that stall for this long, with their cause; None disables."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> DebugSettings:
@@ -64,7 +65,8 @@ class DebugSettings(BaseModel):
 
 
 def quiet_libraries() -> None:
-    """Keep the advice that transformers prints about missing torch off stderr, unless it is asked for."""
+    """Suppress the advice about missing torch that transformers prints, unless the user set its log level."""
+    # call this before the first import of transformers: it reads the variable once
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 

@@ -1,7 +1,7 @@
-"""A config file, the environment and the command line become one validated RunConfig.
+"""Merge a config file, the environment and the command line into one validated RunConfig.
 
-Precedence, lowest first: defaults, generic variables (OPENAI_*, LLM_*, NOUS_*; they only fill what nothing
-else set), the file, ATROPOS_* variables, the command line. The embedded policy heeds no variable.
+Precedence, lowest first: defaults, generic variables (OPENAI_*, LLM_*, NOUS_*; used only where nothing else
+sets a value), the file, ATROPOS_* variables, the command line. The embedded policy ignores all variables.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def load_run_config(
 ) -> RunConfig:
     """Read a YAML file (or take `defaults`), apply the environment and overrides (`--env.group_size=4`).
 
-    Raises ConfigError naming the file or flag, the dotted location, what is allowed there, and the nearest
+    Raises ConfigError with the file or flag, the dotted location, what is allowed there, and the nearest
     known key.
     """
     tree = _read_yaml(path) if path is not None else deepcopy(dict(defaults or {}))
     given = [_parse_override(override) for override in overrides]
+    # before the environment: variables must fill the policy that the command line chose, not the file's
     _choose_policy(tree, given)
     _apply_environment(tree, os.environ if environ is None else environ)
     for keys, value in given:
@@ -64,21 +65,23 @@ def load_policy_config(
     tokenizer: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> PolicyConfig:
-    """A server named by hand; what is left open (the key, say) comes from the environment.
+    """The config of one server, given by its URL. Other settings, such as the key, come from the environment.
 
-    Raises ConfigError where the address is none.
+    Raises ConfigError if `base_url` is not an HTTP URL.
     """
     address = base_url if "://" in base_url else f"http://{base_url}"
     given = {"base_url": address, "model": model, "tokenizer": tokenizer}
     known = {key: value for key, value in given.items() if value is not None}
     tree: Tree = {"policy": cast("JsonValue", dict(known))}
     _apply_environment(tree, os.environ if environ is None else environ)
+    # arguments override ATROPOS_* variables, as the command line does
     settings = {**cast("Tree", tree["policy"]), **cast("Tree", known)}
     return validate(PolicyConfig, settings, source="the command line")
 
 
 def validate(model: type[Model], tree: Mapping[str, JsonValue], *, source: str, prefix: str = "") -> Model:
-    """Validate `tree` as `model`. Raises ConfigError with one line for each wrong place below `prefix`."""
+    """Validate `tree` as `model`. Raises ConfigError with one line per invalid value; `prefix` is put before
+    its dotted location."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -111,7 +114,7 @@ def _parse_override(text: str) -> tuple[list[str], JsonValue]:
 
 
 def _choose_policy(tree: Tree, given: Sequence[tuple[list[str], JsonValue]]) -> None:
-    """The policy of the command line, before any variable fills what it left open; a URL means a server."""
+    """Set the policy that the command line names. A URL for an embedded policy makes it an HTTP policy."""
     chosen = {".".join(keys): value for keys, value in given}
     if "policy" in chosen:
         tree["policy"] = chosen["policy"]
@@ -127,7 +130,7 @@ def _put(tree: Tree, keys: Sequence[str], value: JsonValue) -> None:
     node = tree
     for key in keys[:-1]:
         below = node.get(key)
-        if key == "policy":
+        if key == "policy":  # it may be a short form (a text): keep its meaning when a key is set below it
             below = cast("JsonValue", expand_policy(below))
         inner: Tree = below if isinstance(below, dict) else {}
         node[key] = inner
@@ -141,6 +144,7 @@ def _apply_environment(tree: Tree, environ: Mapping[str, str]) -> None:
         return
     for key, names in GENERIC_VARIABLES.items():
         value = next((environ[name] for name in names if environ.get(name)), None)
+        # a policy that is a text is a URL, see `expand_policy`
         present = (isinstance(policy, dict) and key in policy) or (
             isinstance(policy, str) and key == "base_url"
         )

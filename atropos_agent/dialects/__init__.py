@@ -1,4 +1,4 @@
-"""How a model is told of its tools, writes calls and reasoning, and reads results."""
+"""How tools are described to a model, how it writes calls and reasoning, and how it reads results."""
 
 from atropos_agent.dialects.protocol import Dialect, Opening, ParsedCompletion
 

@@ -1,4 +1,4 @@
-"""What a dialect decides: how a model is told of its tools, writes calls and reasoning, and reads results."""
+"""What a dialect decides: how tools are described, how calls and reasoning are written, results are read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ParsedCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What tells a model of its tools: the text of a system message, and arguments of its chat template."""
+    """The description of tools for a model: text of a system message, and arguments of its chat template."""
 
     system: str = ""
     template_arguments: Mapping[str, Json] = field(default_factory=dict[str, Json])
@@ -59,7 +59,7 @@ class Dialect(Protocol):
         ...
 
     def opening(self, tools: Sequence[ToolSchema]) -> Opening:
-        """How a policy is told of `tools` where the agent has no system prompt of its own."""
+        """The description of `tools` for an agent without a system prompt of its own."""
         ...
 
     def restored(self, completion: Completion) -> Completion:
@@ -79,6 +79,6 @@ class Dialect(Protocol):
         control: Sequence[str],
         message: UserMessage | None = None,
     ) -> tuple[Message, ...]:
-        """The messages that answer a step: the results of its calls, what could not be read as a call, and
-        a further turn of the user. No text of `control` survives in what tools printed."""
+        """The messages that answer a step: results of its calls, errors of calls that could not be parsed,
+        and a further turn of the user. Tool output holds no text of `control` literally."""
         ...

@@ -1,6 +1,6 @@
-"""AgentEnv: what the author of an environment overrides, and what users call. Knows no sink.
+"""AgentEnv: what the author of an environment overrides, and what users call. Independent of sinks.
 
-How an attempt goes is in `episode`, groups are in `groups`, proofs of items in `validation`.
+`episode` runs the attempts at an item, `groups` makes groups, `validation` proves items.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
     A subclass gives `get_next_item`, `build_task` and one of `score_trajectory` /
     `verify_and_score_trajectory`. `AgentEnv[Item, MyConfig]` has `self.config` of that type and reads it from
     a run's config; `AgentEnv[Item]` has an EnvConfig. Use it as an async context manager: entering starts the
-    sandboxes and calls `setup`. `policy` and `renderer` stay the caller's.
+    sandboxes and calls `setup`. The caller closes `policy`.
     """
 
     name: ClassVar[str] = "environment"
     needs_sandbox: ClassVar[bool] = False
-    """Set it where hooks use the sandbox and no tool does. With a tool that acts in it there is one anyway;
-    without, rollouts run where no isolation is available, too."""
+    """Set it if hooks use the sandbox and no tool does; with a tool that needs one there is always one.
+    Without sandboxes, rollouts also run on machines without isolation."""
     config_type: ClassVar[type[EnvConfig]] = EnvConfig
     """What `config` is read as; the class argument sets it."""
 
@@ -118,7 +118,7 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         """The next item, None at the end. The same seed gives the same items in the same order."""
 
     async def get_item(self, item_id: str) -> ItemT:
-        """The item of this id, for looking at a single one."""
+        """The item with this id, to inspect a single one."""
         raise TaskError(f"{self.name} cannot look up items by id, so not {item_id!r} either")
 
     @abstractmethod
@@ -147,20 +147,20 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         return agent
 
     def sandbox_for(self, item: ItemT, spec: SandboxSpec) -> SandboxSpec:
-        """What the sandbox of `item` must be, where `spec` is what the config asks for; override for tasks
-        that bring an image, a template or limits of their own."""
+        """The spec of the sandbox for `item`, derived from the config's `spec`; override it for tasks that
+        have an image, a template or limits of their own."""
         return spec
 
     async def setup_trajectory_workspace(self, item: ItemT, *, sandbox: Sandbox) -> Mapping[str, object]:
-        """Fill the fresh workspace of one rollout; what is returned reaches the verifier."""
+        """Fill the new workspace of one rollout; the result is passed to the verifier."""
         return {}
 
     async def play(self, item: ItemT, run: Run) -> None:
-        """Lead the conversation of one rollout: by default one turn with the task.
+        """Hold the conversation of one rollout: by default one turn with the task.
 
-        Override it for more turns, e.g. with a simulated user: each `await run.turn(message)` goes on until
-        the policy answers or a limit ends the run, and returns the answer and the stop reason. What is raised
-        here leaves the rollout unscored.
+        Override it for more turns, e.g. with a simulated user: each `await run.turn(message)` continues until
+        the policy answers or a limit ends the run, and returns the answer and the stop reason. An exception
+        leaves the rollout unscored.
         """
         await run.turn(self.build_task(item))
 
@@ -179,8 +179,8 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
     ) -> Score:
         """Score a finished rollout while its sandbox is still open.
 
-        What is raised here leaves the rollout unscored, as our failure: judge whatever the policy may have
-        left in the workspace, also what cannot be read, by a score.
+        An exception leaves the rollout unscored and counts as a failure of the task. Therefore give a score
+        for anything that the policy may have left in the workspace, unreadable files included.
         """
         return Score(self.score_trajectory(item, final_response))
 
@@ -260,7 +260,7 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         return self.sandboxes.acquire(owner, lambda spec: self.sandbox_for(item, spec))
 
     def _repetition(self, item: ItemT) -> int:
-        """How often `item` was asked for before, where the caller does not count himself."""
+        """How often `item` was requested before; used if the caller gives no repetition."""
         self._asked[item.id] += 1
         return self._asked[item.id] - 1
 

@@ -1,4 +1,4 @@
-"""Who caused the failure of an attempt, and what follows: whether it is scored, whether it is tried again."""
+"""Who caused the failure of an attempt, and the result: whether it is scored, whether it is tried again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from atropos_agent.trajectory import AgentResult, Blame, Failure, Rollout, Score
 
 @contextmanager
 def task_errors(what: str) -> Iterator[None]:
-    """The one boundary to an environment's own code: what it raises becomes a TaskError that names `what`.
+    """The one boundary to an environment's own code: its exceptions become a TaskError that names `what`.
 
-    Our own errors pass, because they say more. So does the cancellation of the current task; a CancelledError
-    that the code raised by itself does not.
+    This package's errors pass unchanged, because they are more specific. The cancellation of the current task
+    passes too; a CancelledError that the code raised by itself does not.
     """
     try:
         yield
@@ -31,12 +31,12 @@ def task_errors(what: str) -> Iterator[None]:
 
 
 def failure_of_task_code(error: AtroposAgentError) -> Failure:
-    """What an environment's own code failed with. A judge's prompt that is too long is not the policy's."""
+    """The failure of an environment's own code. A judge's prompt that is too long is not the policy's."""
     return Failure.of(error, blame=Blame.TASK if isinstance(error, ContextOverflow) else None)
 
 
 def not_started(error: AtroposAgentError) -> AgentResult:
-    """The record of an attempt that did not get as far as the agent."""
+    """The record of an attempt that failed before the agent started."""
     return AgentResult(False, "", StopReason.ERROR, failure=failure_of_task_code(error))
 
 
@@ -53,10 +53,10 @@ def is_unscorable(result: AgentResult) -> bool:
 
 
 def unverified(result: AgentResult, error: AtroposAgentError) -> tuple[AgentResult, Score | None]:
-    """What becomes of `result` when its verifier failed with `error`.
+    """`result` and its score after its verifier failed with `error`.
 
-    The sandbox of a rollout that ran out of time is ended under a command that would not end: the policy's
-    doing, and scored 0.
+    If the rollout ran out of time, its sandbox was killed under a command that did not end. The policy caused
+    that, so the score is 0.
     """
     if isinstance(error, SandboxLost) and result.stop_reason is StopReason.WALL_TIME:
         return replace(result, failure=Failure.of(error, blame=Blame.POLICY)), Score(0.0)
@@ -64,9 +64,9 @@ def unverified(result: AgentResult, error: AtroposAgentError) -> tuple[AgentResu
 
 
 def failure_to_retry(rollout: Rollout) -> Failure | None:
-    """The failure because of which `rollout` should be tried again.
+    """The failure because of which `rollout` should be tried again; None if it should not.
 
-    Task code that failed is not: sampling until a verifier has nothing to complain of bends the rewards.
+    Failed task code is not tried again: sampling until a verifier succeeds would bias the rewards.
     """
     main = rollout.traces[0]
     failure = main.result.failure

@@ -1,4 +1,4 @@
-"""The conformance test of an environment, for any author's: what must hold before a run may rely on it."""
+"""The conformance test for environments of any author: what must hold before a run uses one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def check_environment(
     as left behind. Where the environment does not open, or has no items, that is the only finding.
     """
     first = await _Examination[ItemT]().of(make, items)
-    before = Footprint.now()  # after a whole pass: what is made once for the process is no leak
+    before = Footprint.now()  # after a whole pass: what is made once per process is not a leak
     second = await _Examination[ItemT]().of(make, items)
     left = await before.left_behind()
     problems = second.problems | first.problems
@@ -69,7 +69,7 @@ def require_all(findings: Sequence[Finding]) -> None:
 
 @dataclass(slots=True)
 class _Examination(Generic[ItemT]):
-    """One instance put to the test: its items, and the first problem with each rule."""
+    """The test of one instance: its items, and the first problem with each rule."""
 
     items: list[ItemT] = field(default_factory=list[ItemT])
     problems: dict[Rule, str] = field(default_factory=dict[Rule, str])
@@ -81,7 +81,7 @@ class _Examination(Generic[ItemT]):
                 await self._draw(env, count)
                 for item in self.items:
                     await self._examine(env, item)
-        except Exception as error:  # whatever the environment raises is a finding, not our failure
+        except Exception as error:  # an exception of the environment is a finding, not our failure
             self._note(Rule.OPENS, _in_words(error))
         if not self.items:
             self._note(Rule.OPENS, "it gave no items")
@@ -159,7 +159,7 @@ def _same(one: object, other: object) -> bool:
         pass
     try:
         return _canonical(one) == _canonical(other)
-    except Exception:  # not to be told; that they cannot be pickled is a finding of its own
+    except Exception:  # unknown, so not a finding here: items that cannot be pickled have one of their own
         return True
 
 

@@ -1,4 +1,4 @@
-"""The nouns of an environment, and what follows from them alone: data and pure functions."""
+"""The data types of an environment, and pure functions on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atropos_agent.trajectory import Json, Score, ToolCall
 
 
 class Item(Protocol):
-    """What an environment walks over. `id` is stable: it names the same item in every run."""
+    """One task instance of an environment. `id` is stable: it names the same item in every run."""
 
     @property
     def id(self) -> str:
@@ -53,7 +53,7 @@ class Validation:
 
 
 def unusable(score: Score, steps: int) -> str | None:
-    """What makes `score` unfit for the record of a rollout with so many steps; None where it is fit."""
+    """What makes `score` unusable for a rollout with `steps` steps; None if it is usable."""
     if not isinstance(score, Score):
         return f"{score!r}; it must give a Score"
     for name, value in {"value": score.value, **score.parts}.items():
@@ -82,7 +82,7 @@ def rollout_seed(run_seed: int, rollout_id: str, attempt: int) -> int:
 
 
 def isolation_as_data(isolation: Isolation) -> dict[str, Json]:
-    """What a record says of it."""
+    """The form in which it is recorded."""
     return {"backend": isolation.backend, "unsafe": isolation.unsafe, "limits": dict(isolation.limits)}
 
 

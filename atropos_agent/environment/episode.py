@@ -1,5 +1,5 @@
-"""An episode: an item is attempted until an attempt can be recorded. One attempt is a sandbox, a workspace,
-the conversation that `play` leads, and a verdict on it."""
+"""An episode: attempts at an item until one can be recorded. One attempt is a sandbox, a workspace, the
+conversation that `play` holds, and its score."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one attempt. `score` is None where it must not be scored; `traces` are those of other
+    """The outcome of one attempt. `score` is None where it must not be scored; `traces` are those of other
     agents that took part."""
 
     result: AgentResult
@@ -44,8 +44,8 @@ class Outcome:
     traces: tuple[Trace, ...] = ()
 
     def all_traces(self) -> tuple[Trace, ...]:
-        """One trace for each agent, ours first. A trainable one that came without a score gets ours: the
-        agents of a rollout worked at one item."""
+        """One trace for each agent, ours first. A trainable one without a score gets ours, because the agents
+        of a rollout worked on the same item."""
         score = self.score
         if score is None:
             return (Trace(self.result), *self.traces)
@@ -76,7 +76,7 @@ class Episode(Generic[ItemT]):
         self.listeners: tuple[Listener, ...] = tuple(listeners)
 
     async def run(self) -> Rollout:
-        """The first attempt that is not to be tried again, or the last that may be made."""
+        """The first attempt that needs no retry, or the last one that the config allows."""
         attempt = 1
         while True:
             rollout = await self._attempt(attempt)
@@ -90,7 +90,7 @@ class Episode(Generic[ItemT]):
 
     async def _attempt(self, attempt: int) -> Rollout:
         started, clock = time.time(), time.perf_counter()
-        isolation = self.env.isolation
+        isolation = self.env.isolation  # until the item's own sandbox, which may have other limits, is there
         try:
             with task_errors(f"sandbox_for of {self.item.id}"):
                 lease = self.env.sandbox_of(self.item, self.id)
@@ -114,6 +114,7 @@ class Episode(Generic[ItemT]):
     async def _in(self, sandbox: Sandbox, attempt: int) -> Outcome:
         with task_errors(f"workspace of {self.item.id}"):
             meta = await self.env.setup_trajectory_workspace(self.item, sandbox=sandbox)
+        # A retry has an id of its own, so that its requests and events are not mixed with earlier ones.
         run_id = self.id if attempt == 1 else f"{self.id}~{attempt}"
         run = self.env.agent.start(
             context=ToolContext(sandbox=for_tools(sandbox), rollout_id=run_id),
@@ -128,7 +129,7 @@ class Episode(Generic[ItemT]):
         return Outcome(result, score, tuple(run.traces))
 
     async def _play(self, run: Run) -> AtroposAgentError | None:
-        """Lead the conversation; the error by which the environment's own code ended it."""
+        """Hold the conversation. Returns the error with which the environment's own code ended it."""
         try:
             with task_errors(f"play of {self.item.id}"):
                 if self.env.debug.print_task:
@@ -166,6 +167,8 @@ class Episode(Generic[ItemT]):
 
 
 def _came_out_of_a_turn(error: BaseException) -> bool:
-    """True for a fault of the engine. A turn ends by itself whatever the server or a tool does, so what it
-    raises is a bug: blamed on the environment, it would be recorded again and again and never be seen."""
+    """True for a bug of the engine: a turn records the errors of servers and tools and does not raise them.
+
+    A bug must propagate. Blamed on the environment, it would be recorded in every rollout and not be noticed.
+    """
     return any(frame.f_code is Run.turn.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))

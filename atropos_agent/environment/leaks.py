@@ -1,4 +1,4 @@
-"""What code leaves behind in this process: tasks, threads, child processes, descriptors, sandboxes."""
+"""Finds what code leaves behind in this process: tasks, threads, child processes, descriptors, sandboxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Self
 from atropos_agent.telemetry import Kind, in_flight
 
 _WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Threads return and children are reaped a moment after they end. Each look collects garbage, so few."""
+"""Pauses between the looks: threads and children disappear a moment after they end. Few, because each look
+collects garbage."""
 _EXECUTOR = "asyncio_"
 """The name of threads of an event loop's own executor begins so; they live as long as the loop."""
 _PROC = Path("/proc")
@@ -28,12 +29,12 @@ class Footprint:
 
     @classmethod
     def now(cls) -> Self:
-        """Look at everything; what only the garbage collector would end is ended first."""
+        """Look at everything, after a garbage collection: what it closes is not left behind."""
         gc.collect()
         return cls(frozenset([*_tasks(), *_threads(), *_children(), *_descriptors(), *_sandboxes()]))
 
     async def left_behind(self) -> list[str]:
-        """What is held now and was not held then, sorted; what is just ending gets some time."""
+        """What is held now and was not held then, sorted; waits up to two seconds for what is just ending."""
         for wait_s in _WAITS_S:
             if not Footprint.now().held - self.held:
                 return []

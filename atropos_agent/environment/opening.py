@@ -1,4 +1,4 @@
-"""A run config becomes a ready environment: policy, renderer and sandboxes, closed again for certain."""
+"""Makes a ready environment from a run config: policy, renderer and sandboxes, closed in every case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atropos_agent.sandbox import probe_backend
 
 @asynccontextmanager
 async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
-    """Build and enter what `config` describes. A sandbox is only asked for where the environment needs one.
+    """Build and enter what `config` describes. The sandbox backend is probed only if it is needed.
 
     Raises ConfigError (names, keys, tokenizer), SandboxUnavailable, ProviderError (server not reachable,
     model unknown); all before the first item.
@@ -28,7 +28,7 @@ async def open_environment(config: RunConfig) -> AsyncIterator[AgentEnv[Any]]:
     policy = build_policy(config.policy)
     try:
         env: AgentEnv[Any] = env_type(policy, config=env_config, agent=config.agent, sandbox=config.sandbox)
-        # First what this machine can do, then the server: a refusal must not wait for a server that is down.
+        # This machine is checked before the server: a refusal must not wait for a server that is down.
         if env.sandboxes.needed:
             await probe_backend(config.sandbox.backend, env.sandboxes.spec)
         env.renderer = await _load_renderer(config.policy, policy)

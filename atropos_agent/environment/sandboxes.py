@@ -1,4 +1,4 @@
-"""The sandboxes of an environment, and what stands in their place where nothing needs one."""
+"""The sandboxes of an environment, and the placeholder where nothing needs one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atropos_agent.sandbox.protocol import WORKSPACE, Job, Session, SessionKind
 
 
 class NoSandbox:
-    """Stands where a hook expects a sandbox and the environment has none. Every use raises ConfigError."""
+    """What hooks get as sandbox if the environment has none. Every use raises ConfigError."""
 
     def __init__(self, environment: str) -> None:
         self._environment = environment
@@ -105,13 +105,13 @@ class NoSandbox:
 
 
 def for_tools(sandbox: Sandbox) -> Sandbox | None:
-    """What a ToolContext holds: tools tell a missing sandbox by None."""
+    """The sandbox for a ToolContext: tools recognise a missing one by None."""
     return None if isinstance(sandbox, NoSandbox) else sandbox
 
 
 class Sandboxes:
     """A pool of sandboxes, or none where the environment needs none: then nothing is started or probed, and
-    `sandbox.slots` bounds the rollouts in flight alone. An async context manager."""
+    `sandbox.slots` only bounds the rollouts in flight. An async context manager."""
 
     def __init__(self, config: SandboxConfig, *, needed: bool, environment: str) -> None:
         """Raises ConfigError for a config that no backend can serve."""

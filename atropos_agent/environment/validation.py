@@ -18,7 +18,7 @@ _NOTHING = Reference((), "")
 
 
 async def validate(env: AgentEnv[ItemT], items: Sequence[ItemT]) -> list[Validation]:
-    """One proof for each item, in order. What an environment's own code raises comes in an ExceptionGroup."""
+    """One proof for each item, in order. Exceptions of the environment's code come in an ExceptionGroup."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_validate(env, item)) for item in items]
     return [task.result() for task in tasks]
@@ -30,7 +30,7 @@ async def _validate(env: AgentEnv[ItemT], item: ItemT) -> Validation:
 
 
 async def _replay(env: AgentEnv[ItemT], item: ItemT, reference: Reference) -> float:
-    """The score of a rollout that made the calls of `reference` and answered what it says."""
+    """The score of a rollout that makes the calls of `reference` and gives its answer."""
     async with env.sandbox_of(item) as sandbox:
         meta = await env.setup_trajectory_workspace(item, sandbox=sandbox)
         context = ToolContext(sandbox=for_tools(sandbox), rollout_id=item.id, add_trace=_not_recorded)
@@ -44,4 +44,4 @@ async def _replay(env: AgentEnv[ItemT], item: ItemT, reference: Reference) -> fl
 
 
 def _not_recorded(_trace: Trace) -> None:
-    """Take what another agent did in a replay: only the score is asked for."""
+    """Discard the trace of another agent: a replay needs the score only."""

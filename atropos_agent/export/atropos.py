@@ -33,13 +33,14 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 def scored_groups(run: Path | str) -> Iterator[ScoredDataGroup]:
-    """The groups of the run at `run` that a trainer shall get, by the rules that its `run.yaml` names.
+    """The groups of the run at `run` for a trainer, by the rules that its `run.yaml` names.
 
-    Groups dropped for equal rewards and incomplete ones are left out; so is a group that cannot take the
-    shape, with a warning. Raises RunDirectoryError.
+    Groups dropped for equal rewards and incomplete ones are left out; a group that cannot be given the
+    Atropos shape is left out with a warning. Raises RunDirectoryError.
     """
     rules = Rules.recorded(run)
     for record in read_groups(run):
+        # Other reasons for a drop are not read from the record: the rules below decide again.
         if record.dropped == ZERO_VARIANCE or not rules.is_complete(record.group):
             continue
         try:
@@ -129,8 +130,8 @@ def _generation_params(sampling: SamplingParams) -> dict[str, Json]:
 
 
 def _overrides(row: Row, *, named: bool) -> dict[str, Json]:
-    """What is known of a row: its temperature where the group has no common one (a trainer divides its own
-    logits by it), and how its tokens came to be."""
+    """Data of one row: its temperature if the group has no common one (a trainer divides its own logits by
+    it), and the provenance of its tokens."""
     steps = row.steps
     managed: dict[str, Json] = {
         "rollout_id": row.rollout.id,

@@ -1,7 +1,7 @@
 """The rules by which recorded rollouts become rows of training data. Every exporter and `lint` use these.
 
-A row is one training sequence with its score. Which sequence of a rewritten history is taken, what becomes
-of a truncated rollout, and which logprobs are the behaviour policy's is decided here, once.
+A row is one training sequence with its score. This module alone decides which sequence of a rewritten history
+is taken, how a truncated rollout is used, and which logprobs are those of the behaviour policy.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ Truncated: TypeAlias = Literal["mask", "score", "drop"]
 
 TRUNCATED_STOPS = frozenset({StopReason.TRUNCATED, StopReason.MAX_TOKENS, StopReason.CONTEXT_LENGTH})
 SMALLEST_STD = 1e-8
+# Trainers hold scores as float32: a larger finite float64 would become infinite there.
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 _SETTINGS = ("group_size", "min_group_size", "on_branch", "truncated", "allow_raw_logprobs")
@@ -189,7 +190,7 @@ def _is_tracked(trace: Trace) -> bool:
 
 
 def _score(rollout: Rollout, trace: Trace) -> float:
-    if trace.score is None or not abs(trace.score) <= LARGEST_SCORE:
+    if trace.score is None or not abs(trace.score) <= LARGEST_SCORE:  # `not <=` also catches NaN
         raise RecordError(f"rollout {rollout.id!r} has score {trace.score}; it must be finite as float32")
     return float(trace.score)
 
@@ -206,6 +207,7 @@ def _advantages(scored: Sequence[tuple[Rollout, Trace]]) -> Iterator[float]:
 def _normalised(scores: Sequence[float]) -> list[float]:
     values = np.array(scores, dtype=np.float64)
     centred = values - values.mean()
+    # Equal scores have a deviation of 0: the bound makes their advantage 0 instead of NaN.
     scaled: list[float] = (centred / max(float(values.std()), SMALLEST_STD)).tolist()
     return scaled
 

@@ -1,4 +1,4 @@
-"""Finds what is wrong in recorded trajectories, ours and others', before a trainer does."""
+"""Finds defects in recorded trajectories, our own and others', before they reach a trainer."""
 
 from atropos_agent.lint.findings import CODES, Finding, Severity
 from atropos_agent.lint.linter import Linter, Source, sources

@@ -1,4 +1,4 @@
-"""What can be found, each kind under a code that stays the same, and where it was found."""
+"""The kinds of defects, each with a stable code, and a finding with its place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 
 class Severity(StrEnum):
-    """An error corrupts training or stops a reader; a warning costs data, or may be meant."""
+    """An error corrupts training or stops a reader; a warning costs data, or may be intended."""
 
     ERROR = "error"
     WARNING = "warning"

@@ -11,7 +11,7 @@ from atropos_agent.lint.rows import Row
 
 
 def check_group(scores: Sequence[Any]) -> Iterator[Finding]:
-    """A group that gives no advantage."""
+    """Findings for a group in which every advantage is 0."""
     if len(scores) == 1:
         yield Finding("group-of-one", "a group of one rollout has no baseline: its advantage is always 0")
     elif scores and len(set(map(repr, scores))) == 1:
@@ -19,7 +19,7 @@ def check_group(scores: Sequence[Any]) -> Iterator[Finding]:
 
 
 class Sizes:
-    """Group sizes of one file; what differs from the usual one is told at the end, once a size."""
+    """Group sizes of one file; each size other than the usual one is reported once, at the end."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -36,19 +36,19 @@ class Sizes:
             return
         usual = max(self._counts, key=lambda size: self._counts[size])
         for size, count in self._counts.items():
-            if size not in (usual, 1):
+            if size not in (usual, 1):  # a group of one has a finding of its own
                 text = f"{count} groups of {size}, the others have {usual}: an Atropos server keeps them back"
                 yield Finding("group-size-differs", text).at(file, self._first_line[size])
 
 
 class Seen:
-    """Which trajectories were met before: 16 bytes and a place each."""
+    """The trajectories seen so far: 16 bytes and a place each."""
 
     def __init__(self) -> None:
         self._places: dict[bytes, tuple[int, int]] = {}
 
     def check(self, row: Row, line: int) -> Iterator[Finding]:
-        """A finding where the same tokens stand earlier in the file."""
+        """A finding if the same tokens were seen earlier in the file."""
         digest = hashlib.blake2b(row.ids.tobytes(), digest_size=16).digest()
         place = self._places.setdefault(digest, (line, row.index))
         if place == (line, row.index):

@@ -34,7 +34,7 @@ from atropos_agent.trajectory import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to lint, what is known of its tokenizer, and by which rules its rollouts become groups."""
+    """A file to lint, what is known of its tokenizer, and the rules that make groups of its rollouts."""
 
     path: Path
     vocabulary: Vocabulary
@@ -42,11 +42,11 @@ class Source:
 
 
 def sources(path: Path, vocabulary: Vocabulary | None = None) -> list[Source]:
-    """The files behind `path`: itself, the log (sealed or not) and unfinished groups of a run, or a
-    folder's *.jsonl.
+    """The files to lint for `path`: the file itself, the log (sealed or not) and unfinished groups of a run,
+    or a folder's *.jsonl.
 
-    Without `vocabulary` a run's own tokenizer is used where it is at hand. Raises ConfigError where there
-    is nothing to lint, and RunDirectoryError where a run's settings cannot be read.
+    Without `vocabulary` a run's own tokenizer is used if it is available. Raises ConfigError if there is
+    nothing to lint, and RunDirectoryError if a run's settings cannot be read.
     """
     if not path.is_dir():
         return [Source(path, vocabulary or Vocabulary(), _rules_of_file(path))]
@@ -97,7 +97,7 @@ class Linter:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What was not checked for want of a tokenizer, in words."""
+        """What was not checked because no tokenizer is known, in words."""
         if self._known.renderer is not None:
             return (
                 () if self._known.stop_ids else ("ends of turns: no single token of the template ends one",)
@@ -112,7 +112,7 @@ class Linter:
         if record.is_record(value):
             yield from self._record(value, line.number)
         elif (group := as_group(value)) is not None:
-            if group is value:
+            if group is value:  # not for a line of one trajectory: it has no group to compare with
                 yield from self._whole(group, line.number)
             yield from self._group(group, line.number)
         else:
@@ -126,7 +126,7 @@ class Linter:
             return
         read_in = record.rollouts_of(value)
         rollouts = [item for item in read_in if isinstance(item, Rollout)]
-        self._known.learn(rollouts)
+        self._known.learn(rollouts)  # before the checks, which need the end of a turn
         if "rollouts" in value:
             yield from self._repeated(value)
         for index, item in enumerate(read_in):
@@ -154,8 +154,8 @@ class Linter:
     def _undelivered(
         self, read_in: Sequence[Rollout | Finding], delivered: set[tuple[str, int]], line: int
     ) -> Iterator[Finding]:
-        """Check the training sequences that are no row of the group. Only a rollout with one trainable trace
-        has any that are."""
+        """Check the training sequences that are not rows of the group. Only rollouts with one trainable trace
+        have sequences that are."""
         for index, item in enumerate(read_in):
             if isinstance(item, Finding):
                 continue
@@ -172,7 +172,7 @@ class Linter:
         self._keys.add(key)
 
     def _whole(self, group: Object, line: int) -> Iterator[Finding]:
-        """Checks of a group as one that is trained on together."""
+        """Checks of a group as a whole: its scores and its size."""
         if isinstance(group.get("scores"), list) and len(group["scores"]) == len(group["tokens"]):
             yield from check_group(group["scores"])
         self._sizes.add(line, len(group["tokens"]))
@@ -204,12 +204,13 @@ class Linter:
         if not row.trained.all():
             yield from check_turns(row, self._known)
         yield from check_logprobs(row)
-        if foreign:
+        if foreign:  # ids outside the vocabulary cannot be decoded
             return
         text = self._known.text(row.ids)
         yield from check_messages(row, self._known, text)
         if text is not None and (at := drift(row, self._known, text)) is not None:
             self._drifted += 1
+            # One finding for the file, with a share: drift comes from the tokenizer, not from one trajectory.
             if not self._drifting:
                 text = "do not encode to their own ids again: train on the ids, never on the text"
                 self._drifting.append(Finding("decode-encode-drift", text, row.index, at, line))

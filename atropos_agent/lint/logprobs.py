@@ -1,4 +1,4 @@
-"""Checks of one trajectory's logprobs: numbers that no policy can have given."""
+"""Checks of one trajectory's logprobs: finds numbers that cannot come from a policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atropos_agent.policy.wires.common import LOWEST_LOGPROB, ROUNDING
 from atropos_agent.trajectory import IGNORED_LOGPROB, Mask
 
 LONG_RUN = 32
-"""A sure policy gives some zeros in a row; so many of them, or nothing else, is made up."""
+"""A confident policy gives some zeros in a row; a run of this length, or nothing but zeros, is made up."""
 
 
 def check_logprobs(row: Row) -> Iterator[Finding]:
@@ -38,6 +38,7 @@ def _made_up(index: int, values: Floats, trained: Mask) -> Iterator[Finding]:
             f"1.0 on {int(ones.sum())} trained tokens: it marks untrained ones, or pads a list that was short"
         )
         yield Finding("logprob-ones", text, index, at)
+    # Values up to ROUNDING are rounding errors of a probability of 1.
     positive = trained & (values > ROUNDING) & ~ones & np.isfinite(values)
     if (at := first(positive)) is not None:
         yield Finding("logprob-positive", f"logprob {values[at]:g}: a probability above 1", index, at)

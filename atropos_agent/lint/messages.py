@@ -1,4 +1,4 @@
-"""Checks of a trajectory's messages: their form, and whether they are those of its tokens."""
+"""Checks of a trajectory's messages: their form, and whether they belong to its tokens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ BROKEN = "\ufffd"
 
 
 def check_messages(row: Row, known: Vocabulary, spelled: str | None) -> Iterator[Finding]:
-    """Messages that an Atropos API refuses, or that tell of other turns than the tokens, which spell
-    `spelled` (None where that is not known)."""
+    """Messages that an Atropos API refuses, or that have other turns than the tokens. `spelled` is the text
+    of the tokens, None where it is not known."""
     messages = row.messages
     if not isinstance(messages, list) or not messages:
         return
@@ -41,4 +41,5 @@ def _turns(row: Row, known: Vocabulary) -> int:
 
 
 def _is_in(spelled: str | None, content: str) -> bool:
+    # Broken characters decode differently in context, so such a text cannot be compared.
     return spelled is None or BROKEN in content or content.strip() in spelled

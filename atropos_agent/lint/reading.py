@@ -1,6 +1,6 @@
-"""A file as its lines, by any writer: one line in memory, and what is wrong with it as findings.
+"""Reads the lines of a file by any writer: one line in memory, its defects as findings.
 
-A sealed segment is read as the lines it was made of.
+A sealed segment is read as the lines from which it was made.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def decode(raw: bytes) -> tuple[object, bool]:
     RecursionError."""
     try:
         return orjson.loads(raw), False
-    except ValueError:
+    except ValueError:  # orjson refuses NaN and Infinity; json reads them, so that the line can be checked
         pass
     seen: list[str] = []
 

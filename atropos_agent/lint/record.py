@@ -83,7 +83,7 @@ def check_trace(trace: Trace, index: int) -> Iterator[Finding]:
     """Provenance, spans and prefix of one trace of the rollout with the number `index`."""
     sequences = trace.result.sequences
     if len(sequences) > 1:
-        text = f"its history broke: {len(sequences)} sequences; who takes one row gets the last one or none"
+        text = f"history was rewritten: {len(sequences)} sequences; one-row exports take the last or none"
         yield Finding("prefix-break", text, index)
     for sequence in sequences:
         yield from _check_spans(sequence, index)
@@ -93,7 +93,7 @@ def check_trace(trace: Trace, index: int) -> Iterator[Finding]:
                 bool((~np.isnan(values)).any()) and span.logprob_provenance is not LogprobProvenance.RESCORED
             )
             if span.provenance is Provenance.RETOKENIZED and has_some:
-                text = "logprobs of sampled tokens on tokens that were encoded anew: they belong to other ids"
+                text = "logprobs of sampled tokens on re-encoded tokens: they belong to other ids"
                 yield Finding("retokenized-with-logprobs", text, index, span.start)
                 break
 
@@ -113,14 +113,14 @@ def claims_wrongly(overrides: object) -> Iterator[Finding]:
         managed = _managed(override)
         spans = zip(_words(managed, "provenance"), _words(managed, "logprob_provenance"), strict=False)
         if any(pair == (Provenance.RETOKENIZED, LogprobProvenance.SAMPLED) for pair in spans):
-            text = "logprobs of sampled tokens on tokens that were encoded anew: they belong to other ids"
+            text = "logprobs of sampled tokens on re-encoded tokens: they belong to other ids"
             yield Finding("retokenized-with-logprobs", text, index)
 
 
 def check_against_rollouts(
     group: Object, rows: Sequence[Row], rollouts: Sequence[Rollout]
 ) -> Iterator[Finding]:
-    """Rows of a group that was stored beside its rollouts (schemas 1 and 2) and are not theirs."""
+    """Rows of a stored group (schemas 1 and 2) that differ from the rollouts on the same line."""
     named = {rollout.id: rollout for rollout in rollouts}
     for row in rows:
         name, number = origin(group, row)
@@ -152,8 +152,8 @@ def _differences(row: Row, masks: Ids, sequence: SequenceData) -> Iterator[Findi
 
 
 def origin(group: Object, row: Row) -> tuple[str, int]:
-    """The id of the rollout and the number of its sequence that a row of `group` was made of, as its
-    `overrides` tell them; "" and -1 where they do not."""
+    """The id of the rollout and the number of its sequence from which a row of `group` was made, as its
+    `overrides` say; "" and -1 where they do not."""
     managed = _managed(_at(group.get("overrides"), row.index))
     named, number = managed.get("rollout_id"), managed.get("sequence_index")
     return named if isinstance(named, str) else "", number if isinstance(number, int) else -1

@@ -1,4 +1,4 @@
-"""The columns of a group as trajectories that can be checked; what cannot be taken so is a finding."""
+"""The columns of a group as trajectories that can be checked; anything else in them is a finding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRUNCATED_WORDS = frozenset({"length", "truncated", "max_tokens", "context_lengt
 class Row:
     """One trajectory: `ids` int64[T], `trained` bool[T], `logprobs` float64[T] (NaN at `nulls`) or None.
 
-    `finish_reasons` (one a step, where known) and `truncated` say what its writer told about its turns.
+    `finish_reasons` (one a step, where known) and `truncated` are what its writer recorded of its turns.
     """
 
     index: int
@@ -69,7 +69,7 @@ def as_group(value: Object) -> Object | None:
 
 
 def check_columns(group: Object) -> Iterator[Finding]:
-    """Columns that do not have one entry a row. An empty list stands for none where Atropos writes it so."""
+    """Columns that do not have one entry a row. Atropos writes some absent columns as empty lists."""
     rows = len(group["tokens"])
     for name in COLUMNS:
         column = group.get(name)
@@ -86,7 +86,7 @@ def check_rows(group: Object) -> Iterator[Finding]:
     """Entries of a row that are not aligned with its tokens."""
     for index, ids in enumerate(group["tokens"]):
         if not isinstance(ids, list):
-            yield Finding("values-malformed", "`tokens` of this row is no list", index)
+            yield Finding("values-malformed", "`tokens` of this row is not a list", index)
             continue
         for name in PER_TOKEN:
             values = _entry(group, name, index)
@@ -98,7 +98,7 @@ def check_rows(group: Object) -> Iterator[Finding]:
 
 
 def check_numbers(group: Object) -> Iterator[Finding]:
-    """Scores and advantages that are no finite numbers."""
+    """Scores and advantages that are not finite numbers."""
     for index, score in enumerate(_list(group.get("scores"))):
         if not _is_finite(score):
             yield Finding(
@@ -115,7 +115,7 @@ def check_numbers(group: Object) -> Iterator[Finding]:
 
 
 def check_logprobs_given(group: Object) -> Iterator[Finding]:
-    """A group, or a row of one, that has none."""
+    """A group, or a row of one, without logprobs."""
     text = "no logprobs: a trainer cannot tell how far the policy has moved since"
     columns = [group[name] for name in ("inference_logprobs", "logprobs") if group.get(name)]
     if not columns:
@@ -127,7 +127,7 @@ def check_logprobs_given(group: Object) -> Iterator[Finding]:
 
 
 def rows(group: Object) -> Iterator[Row | Finding]:
-    """Every row that is aligned and holds numbers, as a Row; a Finding for each other value met."""
+    """Every row that is aligned and holds numbers, as a Row; a Finding for every other value."""
     for index, tokens in enumerate(group["tokens"]):
         if not isinstance(tokens, list):
             continue
@@ -135,14 +135,14 @@ def rows(group: Object) -> Iterator[Row | Finding]:
             yield Finding("empty-trajectory", "no tokens: nothing to train on", index)
             continue
         if (at := _first_not_integer(tokens)) is not None:
-            yield Finding("values-malformed", f"token {tokens[at]!r} is no integer", index, at)
+            yield Finding("values-malformed", f"token {tokens[at]!r} is not an integer", index, at)
             continue
         ids = np.array(tokens, np.int64)
         masks = _entry(group, "masks", index)
         if not isinstance(masks, list) or len(masks) != len(ids):
             continue
         if (at := _first_not_integer(masks, booleans=True)) is not None:
-            yield Finding("values-malformed", f"mask {masks[at]!r} is no integer", index, at)
+            yield Finding("values-malformed", f"mask {masks[at]!r} is not an integer", index, at)
             continue
         row = _row(group, index, ids, masks)
         yield from row.mask_findings
@@ -171,7 +171,7 @@ def _row(group: Object, index: int, ids: Ids, masks: list[Any]) -> Row:
 
 
 def _trained(index: int, ids: Ids, masks: list[Any]) -> tuple[Mask, list[Finding]]:
-    """Where the row is trained, whatever convention its mask follows, and what is wrong with the mask."""
+    """Where the row is trained, for every known convention of masks, and the defects of the mask."""
     held = np.array(masks, np.int64)
     found: list[Finding] = []
     trained: Mask = held != IGNORED_TOKEN
@@ -188,7 +188,7 @@ def _trained(index: int, ids: Ids, masks: list[Any]) -> tuple[Mask, list[Finding
             text = f"mask {held[at]} is neither {IGNORED_TOKEN} nor token {ids[at]}: another token is trained"
             found.append(Finding("mask-foreign", text, index, at))
             trained = trained & ~foreign
-    if trained[0] and not trained[-1]:
+    if trained[0] and not trained[-1]:  # every trajectory begins with a prompt, which no policy has sampled
         text = "the prompt is trained and the end is not: the mask is the wrong way round"
         found.append(Finding("mask-inverted", text, index, 0))
         trained = ~trained
@@ -200,7 +200,7 @@ _NUMBERS = {int, float, type(None)}
 
 
 def _logprobs(group: Object, index: int, length: int) -> tuple[Floats | None, tuple[int, ...]]:
-    """The row's logprobs and where they are null; None without any, `_UNUSABLE` where they are no numbers."""
+    """The row's logprobs and where they are null; None without any, `_UNUSABLE` if one is not a number."""
     values = _entry(group, "inference_logprobs" if group.get("inference_logprobs") else "logprobs", index)
     if not isinstance(values, list) or len(values) != length:
         return None, ()
@@ -211,7 +211,7 @@ def _logprobs(group: Object, index: int, length: int) -> tuple[Floats | None, tu
 
 
 def _told(group: Object, index: int) -> tuple[tuple[str, ...], bool, int]:
-    """Finish reasons, truncation and number of sequences, as `overrides` or the line itself tell them."""
+    """Finish reasons, truncation and number of sequences, from `overrides` or the line itself."""
     override = _entry(group, "overrides", index)
     told: Object = dict(group) if len(group["tokens"]) == 1 else {}
     if isinstance(override, dict):
@@ -239,7 +239,8 @@ def _is_finite(value: object) -> bool:
 
 
 def _first_not_integer(values: list[Any], *, booleans: bool = False) -> int | None:
-    """Where the first value stands that is no integer of 64 bits."""
+    """The position of the first value that is not an integer of 64 bits."""
+    # By type, because a bool is an int in Python; by set first, because rows are long.
     kinds = set(map(type, values))
     allowed = {int, bool} if booleans else {int}
     if kinds <= allowed and min(values) >= -(2**63) and max(values) < 2**63:

@@ -20,7 +20,7 @@ def is_placeholder(row: Row) -> bool:
 
 
 def check_ids(row: Row, known: Vocabulary) -> Iterator[Finding]:
-    """Ids that no tokenizer has."""
+    """Ids that are outside every vocabulary, or outside the known one."""
     if is_placeholder(row):
         text = (
             f"the tokens are 0 to {len(row.ids) - 1}: placeholders of a server that gave none, not a rollout"
@@ -36,7 +36,7 @@ def check_ids(row: Row, known: Vocabulary) -> Iterator[Finding]:
 
 
 def check_mask(row: Row) -> Iterator[Finding]:
-    """Nothing or everything trained."""
+    """A mask that trains nothing or everything."""
     if not row.trained.any() and not row.truncated:
         yield Finding("nothing-trained", "no token is trained and no reason is given", row.index)
     if row.trained.all():

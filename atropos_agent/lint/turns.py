@@ -16,11 +16,11 @@ from atropos_agent.trajectory import FinishReason, Mask
 CLOSE_WITHIN = 6
 """A cut turn may be closed with a few more tokens (the end of its reasoning) before its end of turn."""
 OPENING = 2
-"""So many ids before a trained run tell whether an assistant's turn begins there."""
+"""The number of ids before a trained run by which an assistant's turn is recognised."""
 
 
 def check_turns(row: Row, known: Vocabulary) -> Iterator[Finding]:
-    """Ends of turns: doubled, missing, not trained; trained runs that are no assistant's turn."""
+    """Ends of turns: doubled, missing, not trained; trained runs that are not an assistant's turn."""
     if not known.stop_ids or not row.trained.any():
         return
     stops: Mask = np.isin(row.ids, list(known.stop_ids))
@@ -50,10 +50,11 @@ def _doubled(row: Row, stops: Mask) -> Iterator[Finding]:
 
 
 def _intruder(row: Row, runs: list[tuple[int, int]], stops: Mask) -> int | None:
-    """Where the first run begins that follows an end of turn and not what the row's first run follows."""
+    """The start of the first run that follows an end of turn, but other ids than the row's first run."""
     start = runs[0][0]
     opening = row.ids[max(start - OPENING, 0) : start]
     for (_, end), (begin, _) in pairwise(runs):
+        # A run that did not end its turn may continue after a gap inside the same turn.
         ended = stops[end - 1] or stops[end]
         if ended and not np.array_equal(row.ids[begin - len(opening) : begin], opening):
             return begin

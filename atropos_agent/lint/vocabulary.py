@@ -29,16 +29,17 @@ class Vocabulary:
 
     @classmethod
     def of(cls, renderer: Renderer) -> Vocabulary:
-        """What `renderer` knows. Its end tokens count where its template ends turns with one."""
+        """What `renderer` knows. Its end tokens are used if its template ends turns with one."""
         ends_turns = bool(renderer.certificate.stop_ids)
         return cls(renderer, renderer.stop_ids if ends_turns else frozenset())
 
     def text(self, ids: Ids) -> str | None:
-        """What `ids` int64[n] spell, special tokens kept; None without a tokenizer."""
+        """The text of `ids` int64[n], special tokens kept; None without a tokenizer."""
         return None if self.renderer is None else self.renderer.decode(ids.astype(np.int32))
 
     def learn(self, rollouts: Iterable[Rollout]) -> None:
-        """Take over the one id that all completions of `rollouts` that ended by themselves end with."""
+        """Learn the end of a turn: the one id with which all completions of `rollouts` end that ended by
+        themselves."""
         if self.renderer is not None or self.stop_ids:
             return
         last = {
@@ -55,7 +56,7 @@ class Vocabulary:
 
 
 def recorded_renderer(run: Path) -> Renderer | None:
-    """The renderer of the policy that `run` names; None where it is no run, or the tokenizer is not here."""
+    """The renderer of the policy that `run` names; None if it is not a run or has no tokenizer here."""
     try:
         if not (run / MANIFEST).exists():
             return None

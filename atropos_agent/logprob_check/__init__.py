@@ -1,4 +1,4 @@
-"""Are the recorded logprobs those of the weights? A run is teacher-forced and compared, token by token."""
+"""Checks whether recorded logprobs are those of the weights: teacher-forces a run and compares each token."""
 
 from atropos_agent.logprob_check.check import LogprobCheck, OriginCheck, check_run
 from atropos_agent.logprob_check.distribution import Distribution, Worst

@@ -1,5 +1,4 @@
-"""One pass over a run: recompute what can be recomputed, and keep the differences apart by where they
-belong."""
+"""One pass over a run: recompute logprobs where possible, and collect the differences by origin and turn."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class OriginCheck:
-    """What steps of one origin are off by: altogether, per turn (counted from 1), and as (lower edge,
-    count) per half decade."""
+    """The differences of steps of one origin: overall, per turn (counted from 1), and as (lower edge, count)
+    per half decade."""
 
     origin: Origin
     overall: Distribution
@@ -36,8 +35,8 @@ class OriginCheck:
 
 @dataclass(frozen=True, slots=True)
 class LogprobCheck:
-    """How far the recorded logprobs of `groups` groups are from those of `teacher`; tokens not compared are
-    counted by reason."""
+    """The differences between the recorded logprobs of `groups` groups and those of `teacher`; tokens that
+    were not compared are counted by reason."""
 
     teacher: str
     groups: int
@@ -69,7 +68,7 @@ class LogprobCheck:
 
 
 async def check_run(run_path: Path | str, teacher: Teacher) -> LogprobCheck:
-    """Hold every recorded logprob of the run at `run_path` against `teacher`. One group in memory.
+    """Compare every recorded logprob of the run at `run_path` with `teacher`. One group in memory.
 
     Raises RunDirectoryError, and what `teacher` raises.
     """
@@ -100,6 +99,7 @@ class _Checking:
             else:
                 asked[temperature].append(step)
         for temperature, at_it in asked.items():
+            # Steps of one sequence share one forward pass.
             sequences = _distinct(step.sequence for step in at_it)
             scored = await self._teacher.logprobs([held.token_ids for held in sequences], temperature)
             found = {id(held): values for held, values in zip(sequences, scored, strict=True)}

@@ -1,4 +1,4 @@
-"""|recorded - recomputed| as a distribution. Never a mean: one token that is far off hides in it."""
+"""|recorded - recomputed| as a distribution. No mean: it would hide a single large difference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOWEST_EDGE, HIGHEST_EDGE, BINS_PER_DECADE = -8, 2, 2
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """The token that is farthest off: where it is, counted from 0 in its sequence, and both logprobs."""
+    """The token with the largest difference: its index from 0 in its sequence, and both logprobs."""
 
     item_id: str
     repetition: int
@@ -41,7 +41,7 @@ class Distribution:
 
 @dataclass(slots=True, eq=False)
 class Gathered:
-    """Differences as they come, and the worst of them so far."""
+    """The differences so far, and the worst of them."""
 
     parts: list[Differences] = field(default_factory=list[Differences])
     largest: float = -1.0
@@ -59,9 +59,10 @@ class Gathered:
         return np.concatenate(self.parts)
 
     def distribution(self) -> Distribution:
-        """What they amount to."""
+        """Their quantiles."""
         assert self.worst is not None
         values = self.values
+        # "higher" gives a difference that occurred, not one interpolated between two.
         median, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99], method="higher").tolist()
         return Distribution(len(values), median, p90, p99, self.largest, self.worst)
 

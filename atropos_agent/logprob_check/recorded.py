@@ -1,4 +1,4 @@
-"""Which recorded logprobs can be recomputed, and at which temperature; for the others, why not."""
+"""Decides which recorded logprobs can be recomputed, at which temperature, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Skipped(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Origin:
-    """Where ids and logprobs of a step are from; distributions of different origins are never mixed."""
+    """Where ids and logprobs of a step come from; distributions of different origins are never mixed."""
 
     provenance: Provenance
     logprob_provenance: LogprobProvenance
@@ -61,8 +61,8 @@ class Step:
     def temperature(self, *, any_temperature: bool) -> float | Skipped:
         """The temperature at which the recorded logprobs can be recomputed, or why they cannot.
 
-        Raw ones are the model's own whatever was sampled with. `any_temperature` is False where nothing but
-        the model's own distribution can be asked for.
+        Raw ones are the model's own, independent of the sampling. `any_temperature` is False if only the
+        model's own distribution can be requested.
         """
         sampling, mode = self.sampling, self.span.logprob_mode
         if mode is LogprobMode.RAW or sampling.is_neutral:

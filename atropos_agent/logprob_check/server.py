@@ -10,7 +10,7 @@ from atropos_agent.trajectory import Logprobs, TokenIds
 
 
 class Server:
-    """A server that tells the logprobs of a prompt; it does so of the model's own distribution only."""
+    """A server that gives the logprobs of a prompt, of the model's own distribution only."""
 
     any_temperature = False
 

@@ -1,4 +1,4 @@
-"""What recomputes logprobs: weights in this process, or a server."""
+"""The source of recomputed logprobs: weights in this process, or a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Teacher(Protocol):
 
     @property
     def any_temperature(self) -> bool:
-        """False where only the model's own distribution (temperature 1) can be asked for."""
+        """False where only the model's own distribution (temperature 1) can be requested."""
         ...
 
     async def logprobs(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:

@@ -71,6 +71,7 @@ class Weights:
     def _forced(self, batch: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
         """One batch, padded on the right, in pieces that fit one block of logits."""
         torch = self._torch
+        # Attention is causal: padding on the right does not change the logits before it.
         width = max(len(ids) for ids in batch)
         ids = torch.zeros((len(batch), width), dtype=torch.long)
         attended = torch.zeros((len(batch), width), dtype=torch.long)
@@ -78,6 +79,7 @@ class Weights:
             ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
             attended[row, : len(sequence)] = 1
         ids, attended = ids.to(self._device), attended.to(self._device)
+        # Without a cache a piece could not attend to the ones before it: then everything is one piece.
         piece = max(1, LOGITS_AT_ONCE // (len(batch) * self._vocabulary)) if self._cache else width
         found, kept = np.full((len(batch), width), np.nan, np.float32), dict[str, object]()
         with torch.inference_mode():

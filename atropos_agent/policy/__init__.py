@@ -1,4 +1,4 @@
-"""Inference servers: one completion for a prompt, with what the server tells of its tokens."""
+"""Inference servers: one completion for a prompt, with the token data that the server returns."""
 
 from atropos_agent.policy.callable import CallablePolicy, Generated
 from atropos_agent.policy.embedded import EmbeddedPolicy

@@ -1,4 +1,4 @@
-"""A policy made of one async function: an engine that lives inside a trainer."""
+"""A policy from one async function, for an engine inside the trainer's process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from atropos_agent.trajectory import (
 
 
 class Generated(NamedTuple):
-    """What an engine sampled. `token_ids` and `logprobs` have one length; a sampled stop token is included.
+    """What an engine sampled. `token_ids` and `logprobs` have equal length; a sampled stop token is included.
 
     `finish_reason` None means: `length` where `max_tokens` was reached without a stop token, else `stop`.
     """
@@ -73,14 +73,14 @@ class CallablePolicy:
         )
 
     async def probe(self) -> Capabilities:
-        """What was given at construction."""
+        """The capabilities given at construction."""
         return self._capabilities
 
     async def complete(
         self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
     ) -> Completion:
-        """One completion. Raises MalformedReply for counts or numbers that cannot be; RequestTimeout;
-        ProviderError for whatever the engine raised.
+        """One completion. Raises MalformedReply for inconsistent counts or invalid numbers; RequestTimeout;
+        ProviderError for any exception of the engine.
         """
         started = time.perf_counter()
         what = f"{self._capabilities.model} step {request.step_number} {request.rollout_id}"
@@ -99,10 +99,10 @@ class CallablePolicy:
         return self._checked(generated, prompt, sampling, Timings(request_s=time.perf_counter() - started))
 
     async def aclose(self) -> None:
-        """Nothing of ours to release: the engine belongs to the caller."""
+        """Nothing to release: the caller owns the engine."""
 
     def _asked(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
-        """What the engine is asked for, as a server would be."""
+        """The arguments for the engine, in the form of a server request (for the debug output)."""
         asked = common.openai_sampling(sampling, extended=True)
         return {
             "model": self._capabilities.model,
@@ -137,5 +137,6 @@ class CallablePolicy:
 
     def _finish_reason(self, ids: TokenIds, sampling: SamplingParams) -> FinishReason:
         stopped = len(ids) > 0 and int(ids[-1]) in self._capabilities.stop_ids
+        # a stop token in the last allowed place ended the turn: that is no truncation
         full = sampling.max_tokens is not None and len(ids) >= sampling.max_tokens
         return FinishReason.LENGTH if full and not stopped else FinishReason.STOP

@@ -1,4 +1,4 @@
-"""What the debug environment variables show of each request: summary, full JSON, saved file, answer."""
+"""The output of the debug environment variables: request summary, full JSON, saved file, response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ID_KEYS = ("prompt", "input_ids")
 
 
 def debug_settings(given: DebugSettings | None) -> DebugSettings:
-    """What was given, else what the environment says now. Raises ConfigError."""
+    """`given`, else the settings from the environment variables, read now. Raises ConfigError."""
     return DebugSettings.from_environ() if given is None else given
 
 
@@ -34,7 +34,7 @@ def heartbeat(settings: DebugSettings, entry: Entry) -> Heartbeat:
 
 
 class RequestDebugger:
-    """Logs requests and answers as `settings` ask; `secrets` never appear."""
+    """Logs requests and responses according to `settings`; `secrets` never appear in the log."""
 
     def __init__(self, settings: DebugSettings, secrets: Collection[str]) -> None:
         self.settings = settings
@@ -43,7 +43,7 @@ class RequestDebugger:
         self._logger = debug_logger(__name__) if self.is_on else logger
 
     def request(self, url: str, body: bytes, request: RequestInfo) -> None:
-        """Show and save one request, where asked for."""
+        """Log and save one request, if the settings ask for it."""
         if not self.settings.debug_request:
             return
         payload = orjson.loads(body)
@@ -64,24 +64,24 @@ class RequestDebugger:
             self._save(url, body, request)
 
     def call(self, what: str, asked: Mapping[str, object], request: RequestInfo) -> None:
-        """The same for a call of an object in this process: `asked` are its arguments."""
+        """Log a call of an object in this process like a request: `asked` are its arguments."""
         self.request(what, _encoded(asked), request)
 
     def answer(self, what: str, answer: object) -> None:
-        """Show what such a call returned."""
+        """Log what such a call returned."""
         if self.settings.debug_response:
             shown = self._shown(_encoded(answer))
             self._logger.info("response %s %s: %s", what, type(answer).__name__, shown)
 
     def response(self, url: str, status: int, body: bytes) -> None:
-        """Show one answer, where asked for."""
+        """Log one response, if the settings ask for it."""
         if self.settings.debug_response:
             self._logger.info(
                 "response %s status %d: %s", redact(url, self._secrets), status, self._shown(body)
             )
 
     def _save(self, url: str, body: bytes, request: RequestInfo) -> None:
-        """Write the whole body under a name of its own, and beside it the command that sends it again."""
+        """Save the whole body in its own file, with a script that sends it again."""
         folder = self.settings.request_save_dir
         if folder is None:
             return
@@ -106,7 +106,7 @@ class RequestDebugger:
 
 
 def _curl(url: str, file: str, request: RequestInfo) -> str:
-    """A script that sends a saved request again; the key is taken from the environment, never written."""
+    """A script that sends a saved request again. It reads the key from the environment: no key is saved."""
     headers = ["Content-Type: application/json"]
     if request.rollout_id:
         headers.append(f"{SESSION_HEADER}: {quote(request.rollout_id, safe='/#')}")
@@ -122,7 +122,7 @@ def _curl(url: str, file: str, request: RequestInfo) -> str:
 
 
 def _encoded(value: object) -> bytes:
-    """`value` as JSON; foreign objects by what they dump or hold, else by their repr."""
+    """`value` as JSON. Other objects become their `model_dump()`, else their attributes, else their repr."""
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     return orjson.dumps(value, default=_plain, option=options)
 

@@ -1,4 +1,4 @@
-"""The policy that comes with the package: llama.cpp's server in a child process, on 127.0.0.1."""
+"""The policy included in the package: llama.cpp's server in a child process, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from atropos_agent.trajectory import Completion, SamplingParams
 
 EMBEDDED_MODEL = Path(__file__).with_name("embedded_model")
 CHILD = Path(__file__).with_name("embedded_server.py")
-"""Run as a file, so that it imports nothing of this package and starts at once."""
+"""Run as a file, not as a module: it must not import this package, so that it starts at once."""
 ALIAS = "embedded"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 5.0
@@ -31,7 +31,7 @@ LOG_SHOWN = 600
 
 
 class EmbeddedServer:
-    """A running llama.cpp server. It ends with `aclose`, or with this process, whichever comes first."""
+    """A running llama.cpp server. It ends with `aclose`, or with this process."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str, log: IO[bytes]) -> None:
         self._process = process
@@ -45,13 +45,13 @@ class EmbeddedServer:
 
     @property
     def obituary(self) -> str | None:
-        """How the child ended and its last words; None while it runs."""
+        """Exit status and last output of the child, as text; None while it runs."""
         if self._process.returncode is None:
             return None
         return f"the embedded server ended with status {self._process.returncode}: {_last_words(self._log)}"
 
     async def aclose(self) -> None:
-        """End the child for certain: ask, wait, kill. Idempotent."""
+        """Stop the child: SIGTERM, then SIGKILL after STOP_LIMIT_S. Idempotent."""
         await _end(self._process)
         self._log.close()
 
@@ -66,7 +66,7 @@ async def start_embedded_server(
 ) -> EmbeddedServer:
     """Serve a GGUF file with `parallel` slots of `context_per_slot` tokens each.
 
-    Raises ConfigError (no xllamacpp, no model), ServerUnreachable (it did not start in time).
+    Raises ConfigError (no xllamacpp, no model), ServerUnreachable (it failed, or did not start in time).
     """
     _require_parts(model_path)
     settings = {
@@ -77,16 +77,17 @@ async def start_embedded_server(
         "threads": threads,
         "parent_pid": os.getpid(),
     }
+    # a file, not a pipe: we read it only after the server has ended, and a full pipe would block the child
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-P",  # our folder must not shadow the standard library
+        "-P",  # else this folder is first on sys.path, and our `http.py` hides the standard library's
         str(CHILD),
         orjson.dumps(settings).decode(),
-        stdin=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.PIPE,  # the child ends when this pipe closes
         stdout=asyncio.subprocess.PIPE,
         stderr=log,
-        start_new_session=True,  # Ctrl-C in a terminal is for us; we stop the child when we are done
+        start_new_session=True,  # Ctrl-C in a terminal must not reach the child: we stop it ourselves
     )
     try:
         async with asyncio.timeout(start_limit_s):
@@ -96,16 +97,16 @@ async def start_embedded_server(
         reason = _last_words(log)
         log.close()
         raise ServerUnreachable(f"the embedded server did not start with {model_path}: {reason}") from None
-    except BaseException:
+    except BaseException:  # also when the caller is cancelled: the child must not stay
         await _end(process)
         log.close()
         raise
 
 
 class EmbeddedPolicy:
-    """An HttpPolicy on a llama.cpp server of its own, started at the first request.
+    """An HttpPolicy with its own llama.cpp server, which starts at the first request.
 
-    `model_path` is a GGUF file; its tokenizer must lie beside it. Default: the model of this package.
+    `model_path` is a GGUF file; its tokenizer must be in the same folder. Default: the included model.
     `parallel` requests run at once; the others wait here.
     """
 
@@ -144,13 +145,13 @@ class EmbeddedPolicy:
         return self._server
 
     async def probe(self) -> Capabilities:
-        """Start the server if need be and ask it what it can do. Raises ConfigError, ProviderError."""
+        """Start the server if it does not run, and probe it. Raises ConfigError, ProviderError."""
         return await (await self._running()).probe()
 
     async def complete(
         self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
     ) -> Completion:
-        """One completion. Raises ProviderError; says so where the child itself has died."""
+        """One completion. Raises ProviderError; its text says if the child process has died."""
         http = self._http or await self._running()
         try:
             return await http.complete(prompt, sampling, request=request)
@@ -160,7 +161,7 @@ class EmbeddedPolicy:
             raise ServerUnreachable(f"{obituary} ({error})") from None
 
     async def aclose(self) -> None:
-        """Stop the server for certain. Idempotent; the next request starts another."""
+        """Stop the server. Idempotent; the next request starts a new one."""
         self._starting = asyncio.Lock()
         http, self._http = self._http, None
         server, self._server = self._server, None
@@ -193,7 +194,8 @@ def _require_parts(model_path: Path) -> None:
 
 
 async def _healthy_url(process: asyncio.subprocess.Process) -> str:
-    """The address the child names, once it answers there. Raises ValueError if the child ends instead."""
+    """The URL from the child's output, once the server is healthy. ValueError if the child ends first."""
+    # an empty line means that the child ended: it is not valid JSON, and orjson raises a ValueError
     line = await process.stdout.readline() if process.stdout is not None else b""
     url = str(orjson.loads(line)["url"])
     async with httpx.AsyncClient(trust_env=False) as client:

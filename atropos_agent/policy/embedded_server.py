@@ -1,7 +1,7 @@
 """The child process of the embedded policy: llama.cpp's own server, through xllamacpp, on a loopback port.
 
-Reads its settings as one JSON object from the command line, writes `{"url": ...}` on one line, and ends
-when its standard input closes or its parent dies, however the parent dies.
+Reads its settings as one JSON object from the command line and writes `{"url": ...}` on one line. It ends
+when its standard input closes or its parent dies, also if the parent is killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ERRORS_ONLY = 1
 
 
 def main() -> None:
-    """Serve until the parent goes away."""
+    """Serve until the parent closes our standard input or dies."""
     settings = json.loads(sys.argv[1])
     _die_with_parent(settings["parent_pid"])
     signal.signal(signal.SIGTERM, _leave)
@@ -35,9 +35,10 @@ def main() -> None:
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill us with the parent; leave at once if it is gone already."""
+    """Ask the kernel to kill this process with its parent. Exits at once if the parent is already gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # after prctl: the kernel sends no signal for a parent that died before it
     if os.getppid() != parent_pid:
         os._exit(0)
 
@@ -47,11 +48,12 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the 
 
 
 def _params(xllamacpp: ModuleType, settings: dict[str, int | str]) -> object:
-    """Exact arithmetic (f32 key-value cache, no flash attention), no log of requests, no user interface."""
+    """Exact arithmetic (f32 key-value cache, no flash attention), no request log, no web interface."""
     params = xllamacpp.CommonParams()
     params.model.path = settings["model"]
     params.model_alias = {settings["alias"]}
     params.n_parallel = settings["parallel"]
+    # llama.cpp divides its context among the slots
     params.n_ctx = int(settings["context_per_slot"]) * int(settings["parallel"])
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["threads"]

@@ -1,4 +1,4 @@
-"""Turns what went wrong on the wire into typed errors that name URL, status, body and attempts."""
+"""Turn error responses into typed errors with URL, status, body and attempts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atropos_agent.errors import ContextOverflow, ModelNotFound, ServerRefused
 BODY_SHOWN = 400
 CONTEXT_PHRASES = ("context length", "context size", "longer than the maximum model length", "context window")
 SHAPE_STATUSES = frozenset({400, 404, 405, 415, 422, 501})
-"""The statuses that can mean "I do not speak this shape"; any other says nothing of it."""
+"""The statuses that can mean "this request format is not supported". Any other is about the moment."""
 CONTEXT_CODES = ("exceed_context_size_error", "context_length_exceeded")
 
 
@@ -24,13 +24,14 @@ def shown_body(body: bytes) -> str:
 
 
 def refusal(url: str, status: int, body: bytes, *, attempts: int, model: str) -> ServerRefused:
-    """The error for an answer with an error status."""
+    """The typed error for a response with an error status."""
     fault = _fault(body)
     message = str(fault.get("message", ""))
     codes = {str(fault.get(name, "")) for name in ("type", "code", "param")}
     tried = "" if attempts == 1 else f" (attempt {attempts})"
     text = f"{url} answered {status}{tried}: {shown_body(body)}"
     lowered = message.lower()
+    # vLLM has no error code for a prompt that is too long: only its message tells
     overflows = any(phrase in lowered for phrase in CONTEXT_PHRASES) or not codes.isdisjoint(CONTEXT_CODES)
     if status in (400, 413, 422) and overflows:
         return ContextOverflow(text)

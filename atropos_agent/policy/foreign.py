@@ -1,4 +1,4 @@
-"""Calling somebody else's engine: whatever it raises becomes a ProviderError with words."""
+"""Call code of another library: any exception it raises becomes a ProviderError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 async def foreign(ask: Callable[..., Awaitable[T]], *arguments: object, **named: object) -> T:
-    """The answer of `ask`. Raises ProviderError naming the function and what it raised; a cancel passes."""
+    """The answer of `ask`. Raises ProviderError naming `ask` and its exception; CancelledError passes."""
     try:
         return await ask(*arguments, **named)
     except ProviderError:

@@ -26,15 +26,15 @@ from atropos_agent.trajectory import Completion, Logprobs, SamplingParams, Timin
 logger: logging.Logger = logging.getLogger(__name__)
 
 PROBE_LIMIT_S = 30.0
-"""A server that accepts and never answers is named after this time, before anything is asked of it."""
+"""Time limit of the probe: a server that accepts connections and never answers fails after this time."""
 
 
 class HttpPolicy:
-    """One completion at a time from `base_url` (with or without `/v1`), with the tokens the server tells of.
+    """Completions from the server at `base_url` (with or without `/v1`), with the token data it returns.
 
-    `model` may be None where the server serves exactly one. `wire` forces a request shape that is found out
-    otherwise. `max_concurrency` requests are in flight at most; the rest wait here without a time limit.
-    `request_timeout_s` bounds one exchange, retries included, once it has its place. `debug` defaults to
+    `model` may be None if the server serves exactly one. `wire` forces a request format; without it the
+    server is probed. At most `max_concurrency` requests are in flight; the others wait here without a time
+    limit. `request_timeout_s` bounds one exchange with its retries, without that wait. `debug` defaults to
     the environment variables, read here. Belongs to the event loop that first used it, until `aclose`.
     """
 
@@ -56,7 +56,7 @@ class HttpPolicy:
         secrets = [api_key] if api_key else []
         sent = {"Content-Type": "application/json", **(headers or {})}
         if api_key:
-            if "@" in urlsplit(base_url).netloc:
+            if "@" in urlsplit(base_url).netloc:  # both would set the Authorization header
                 raise ConfigError("a server takes an API key or the user in its URL, not both: leave one out")
             sent["Authorization"] = f"Bearer {api_key}"
         self._transport = Transport(
@@ -84,14 +84,14 @@ class HttpPolicy:
         await self.aclose()
 
     async def probe(self) -> Capabilities:
-        """What the server was seen to do; asked once. Raises ProviderError."""
+        """What the server can do, as probed; probed once. Raises ProviderError."""
         return (await self._capable())[1]
 
     async def complete(
         self, prompt: Prompt, sampling: SamplingParams, *, request: RequestInfo = ANONYMOUS
     ) -> Completion:
         """One completion. Raises ServerUnreachable, RequestTimeout, ServerRefused, MalformedReply."""
-        wire_format, capabilities = self._found or await self._capable()
+        wire_format, capabilities = self._found or await self._capable()  # the lock only for the probe
         body = wire_format.body(prompt, sampling)
         url = self._transport.origin + wire_format.path
         arrived = time.perf_counter()
@@ -110,7 +110,7 @@ class HttpPolicy:
 
     async def score(self, ids: TokenIds) -> Logprobs:
         """float32[n]: the model's own log-probability of each id of int32[n] given those before it; NaN for
-        the first. Raises ProviderError where the server has none or answers wrongly."""
+        the first. Raises ProviderError if the server gives none, or gives a wrong answer."""
         if len(ids) < 2:
             return np.full(len(ids), np.nan, np.float32)
         score_format = await self._score_format()
@@ -125,8 +125,8 @@ class HttpPolicy:
             raise self._named(error, url) from None
 
     async def tokenize(self, text: str) -> TokenIds | None:
-        """The server's own ids of `text`, int32[n], special tokens recognised and none added; None where it
-        does not tell. Raises ProviderError."""
+        """The server's own ids of `text`, int32[n], special tokens recognised and none added; None if it has
+        no tokenize endpoint. Raises ProviderError."""
         _, capabilities = await self._capable()
         origin = self._transport.origin
         try:
@@ -135,7 +135,7 @@ class HttpPolicy:
             raise self._named(error, origin) from None
 
     async def _score_format(self) -> ScoreFormat:
-        """How this server tells logprobs of a prompt. Asked once, also where it does not tell them."""
+        """The request format for prompt logprobs. Probed once, also if there is none: the refusal is kept."""
         _, capabilities = await self._capable()
         origin = self._transport.origin
         async with self._probing:
@@ -150,12 +150,12 @@ class HttpPolicy:
             return self._scoring
 
     async def aclose(self) -> None:
-        """Close the connections. Idempotent; the next request, in whatever event loop, opens new ones."""
+        """Close the connections. Idempotent; the next request opens new ones, also in another event loop."""
         await self._transport.aclose()
         self._reset()
 
     def _reset(self) -> None:
-        """Locks that no event loop has used."""
+        """New locks: an asyncio lock belongs to the event loop in which a task first waited for it."""
         self._slots = asyncio.Semaphore(self._max_concurrency)
         self._probing = asyncio.Lock()
 
@@ -175,6 +175,7 @@ class HttpPolicy:
 
     async def _exchange(self, path: str, body: bytes, request: RequestInfo, entry: Entry) -> Reply:
         url = self._transport.origin + path
+        # for replica affinity: one replica then has all turns of a rollout in its prefix cache
         headers = {SESSION_HEADER: quote(request.rollout_id, safe="/#")} if request.rollout_id else None
         if self._debugger.is_on:
             self._debugger.request(url, body, request)
@@ -185,13 +186,13 @@ class HttpPolicy:
         return reply
 
     def _explained(self, error: ProviderError, url: str, request: RequestInfo) -> ProviderError:
-        """The named error of one step, logged once."""
+        """`error` with the URL, logged once with its step and rollout."""
         named = self._named(error, url)
         logger.warning("step %d of rollout %s: %s", request.step_number, request.rollout_id or "-", named)
         return named
 
     def _named(self, error: ProviderError, url: str) -> ProviderError:
-        """The same kind of error with the URL, without secrets."""
+        """The same type of error with the URL in its text, without secrets."""
         text = str(error)
         return type(error)(redact(text if url in text else f"{url}: {text}", self._secrets))
 
@@ -204,8 +205,8 @@ def _origin(base_url: str) -> str:
     """Scheme, host, port and path prefix, without a trailing `/v1`."""
     parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        shown = base_url.rpartition("@")[2]
-        raise ConfigError(f"base_url {shown!r} is no HTTP address; give e.g. http://127.0.0.1:8000/v1")
+        shown = base_url.rpartition("@")[2]  # without a password
+        raise ConfigError(f"base_url {shown!r} is not an HTTP address; give e.g. http://127.0.0.1:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -1,4 +1,4 @@
-"""Two completions of one step, the second going on where the first was aborted, as one with its parts."""
+"""Join an aborted completion and its continuation into one completion with parts."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LOGPROBS_INCOMPLETE = "logprobs_of_one_part_absent"
 
 
 def joined(first: Completion, second: Completion) -> Completion:
-    """`first` and its continuation `second`, whose prompt was the prompt of `first` and all its tokens.
+    """Join `first` with its continuation `second`, whose prompt was the prompt of `first` and all its tokens.
 
-    Ids (or bytes), logprobs and texts stand in a row; a character that was split between the halves is spelt
-    by the ids only. Where provenances differ the lower one holds for all; where one half has no logprobs the
-    whole has none, noted. `sampling` is that of the first request. Each request, and each version of the
-    weights in it, is a part: the prompt count and the timings of a request stand on its first part, its
-    finish reason on its last. A request that sampled nothing adds its time and its notes and is no part.
+    Ids (or bytes), logprobs and texts are concatenated. If a character was split between the halves, only the
+    ids are exact, not the text. If the provenances differ, the lower one applies to all tokens. If one half
+    has no logprobs, the result has none, and a note. `sampling` is that of the first request. Each request,
+    and each version of the weights in it, is a part: the first part of a request has its prompt count and
+    timings, the last one its finish reason. A request that sampled nothing adds its time and notes, no part.
 
-    Raises ValueError for what cannot be continued: `first` ended its turn, the sampling differs, the tokens
-    are not known, or a server parsed reasoning or calls out of one half. Raises MalformedReply where the
-    server continued another prompt, or with another model.
+    Raises ValueError for halves that cannot be joined: `first` ended its turn, the sampling differs, the
+    tokens are not known, or a server parsed reasoning or calls out of one half. Raises MalformedReply if the
+    server continued another prompt, or used another model.
     """
     _require_joinable(first, second)
     _require_same_prompt(first, second)
@@ -88,7 +88,7 @@ def _require_same_prompt(first: Completion, second: Completion) -> None:
 
 
 def _with_tokens(first: Completion, second: Completion) -> Completion:
-    """`first`, without logprobs, with the tokens of both."""
+    """`first` with the tokens of both, without logprobs."""
     if first.token_ids is not None and second.token_ids is not None:
         ids = np.concatenate([first.token_ids, second.token_ids])
         return replace(first, token_ids=ids, token_bytes=None, logprobs=None)
@@ -100,7 +100,7 @@ def _with_tokens(first: Completion, second: Completion) -> Completion:
 def _with_logprobs(
     whole: Completion, first: Completion, second: Completion, notes: tuple[str, ...]
 ) -> Completion:
-    """`whole` with `notes` and the logprobs of both, or none where one half has none."""
+    """`whole` with `notes` and the logprobs of both, or without logprobs if one half has none."""
     if first.logprobs is None or second.logprobs is None:
         lost = first.logprobs is not None or second.logprobs is not None
         notes = tuple(dict.fromkeys((*notes, LOGPROBS_INCOMPLETE))) if lost else notes
@@ -116,10 +116,11 @@ def _with_logprobs(
 
 
 def _parts(half: Completion, offset: int) -> tuple[CompletionPart, ...]:
-    """The parts of `half` inside the whole, where it begins at token `offset`."""
+    """The parts of `half`, which begins at token `offset` of the whole."""
+    # parts from a server tell weight versions only; parts with timings come from an earlier join
     parts = [replace(part, start=part.start + offset) for part in half.parts]
     if parts and parts[0].timings is not None:
-        return tuple(parts)  # joined before
+        return tuple(parts)
     if not parts:
         sampled = half.usage_completion_tokens
         parts = [CompletionPart(offset, half.weight_version, usage_completion_tokens=sampled)]
@@ -135,7 +136,7 @@ def _count(half: Completion) -> int:
 
 
 def _distribution(sampling: SamplingParams) -> SamplingParams:
-    """`sampling` without what each request has of its own."""
+    """`sampling` without the seed and token limit, which each request has of its own."""
     return replace(sampling, seed=None, max_tokens=None)
 
 

@@ -1,7 +1,7 @@
-"""Server objects in the style of atroposlib, by what they can do; the library itself is not needed.
+"""A policy over a server object in the style of atroposlib; the library itself is not needed.
 
-Best first: `tokens_and_logprobs_completion` (ids in, ids out), then a managed session whose nodes hold the
-tokens of each completion, then the bare text of `chat_completion`.
+Uses the best method that works: `tokens_and_logprobs_completion` (ids in, ids out), then a managed session
+whose nodes hold the tokens of each completion, then the text of `chat_completion`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from atropos_agent.trajectory import (
 logger: logging.Logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 2048
-"""Asked for where nothing bounds a completion: some engines stop after 16 tokens otherwise."""
+"""Used if nothing bounds a completion: the default of some engines is 16 tokens."""
 PROBE_IDS = (1, 2)
 NO_SUCH_ANSWER = (NotImplementedError, AttributeError, TypeError, ValueError, LookupError)
-"""What comes out of a server object that has no ids to give, or reads another shape than it was answered."""
+"""Errors of a server object that gives no ids, or that cannot read the response of its own endpoint."""
 
 
 @runtime_checkable
 class AtroposServer(Protocol):
-    """The least a server object has. `tokens_and_logprobs_completion`, `managed_server` are used if there."""
+    """The minimum of a server object. `tokens_and_logprobs_completion` and `managed_server` are optional."""
 
     def chat_completion(self, **kwargs: object) -> Awaitable[object]:
         """An OpenAI chat completion object."""
@@ -54,9 +54,9 @@ class AtroposServer(Protocol):
 
 
 class ManagedPolicy:
-    """A Policy over an atroposlib-style `server`, which stays the caller's.
+    """A Policy over an atroposlib-style `server`, which the caller owns.
 
-    `ATROPOS_BYPASS_MANAGED_SERVER` goes straight to the server's own address instead, without tracking.
+    `ATROPOS_BYPASS_MANAGED_SERVER` sends requests to the server's own address instead, without tracking.
     """
 
     def __init__(self, server: AtroposServer, *, debug: DebugSettings | None = None) -> None:
@@ -67,7 +67,7 @@ class ManagedPolicy:
         self._found: Capabilities | None = None
 
     async def probe(self) -> Capabilities:
-        """Which of the server's methods really work; asked once. Raises ProviderError."""
+        """Which methods of the server work; tried once. Raises ProviderError."""
         if self._direct is not None:
             return await self._direct.probe()
         if self._found is None:
@@ -88,7 +88,7 @@ class ManagedPolicy:
             return await within(self._debug.chat_timeout_s, self._asked(prompt, sampling, request), what)
 
     async def aclose(self) -> None:
-        """Close what is ours: the direct connection of a bypass."""
+        """Close the direct connection of a bypass. The server object stays open: the caller owns it."""
         if self._direct is not None:
             await self._direct.aclose()
 
@@ -100,7 +100,7 @@ class ManagedPolicy:
     async def _call(
         self, ask: Callable[..., Awaitable[object]] | None, asked: dict[str, object], request: RequestInfo
     ) -> object:
-        """The answer of somebody else's code, shown where asked for."""
+        """Call the server object; log the call and the answer if the debug settings ask for it."""
         if not self._debugger.is_on:
             return await _called(ask, asked)
         name = type(self._server).__name__
@@ -110,6 +110,7 @@ class ManagedPolicy:
         return answer
 
     async def _wire(self) -> Wire:
+        # the method may exist and raise NotImplementedError: only a call shows whether it works
         if hasattr(self._server, "tokens_and_logprobs_completion"):
             prompt = Prompt()
             prompt.extend(np.array(PROBE_IDS, np.int32))
@@ -164,7 +165,7 @@ class ManagedPolicy:
         if prompt.tools:
             asked["tools"] = [tool.to_dict() for tool in prompt.tools]
         async with self._session() as session:
-            before = _nodes(session)
+            before = _nodes(session)  # the session may be shared: only new nodes can be ours
             answer = await self._call(session.chat_completion, asked, request)
             said, reason = _message(answer)
             shown = said.with_text()
@@ -183,7 +184,7 @@ class ManagedPolicy:
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[AtroposServer]:
-        """A managed session of the server's own, or the server itself where it has none to give."""
+        """A managed session of the server, or the server itself if it has none."""
         opener = getattr(self._server, "managed_server", None)
         if opener is None:
             yield self._server
@@ -223,8 +224,8 @@ def _first_of_each(answer: object) -> tuple[object, object, object, object]:
 
 
 def _lacks_ids(error: BaseException) -> bool:
-    """True where `error`, or what caused it, says that ids cannot be had; not where something just broke."""
-    cause: BaseException | None = error
+    """True if `error` or one of its causes means that the server cannot give ids, as opposed to an outage."""
+    cause: BaseException | None = error  # `foreign` wraps the error of the server object
     while cause is not None:
         if isinstance(cause, ModelNotFound):
             return False
@@ -254,7 +255,7 @@ def _message(answer: object) -> tuple[Said, FinishReason]:
 
 
 def _calls(message: object) -> list[object]:
-    """The calls that the server parsed out itself, as the wire has them."""
+    """The calls that the server parsed, in the form of the OpenAI API."""
     listed = field_of(message, "tool_calls")
     functions = [field_of(call, "function") for call in listed] if isinstance(listed, list | tuple) else []
     return [{"function": {n: field_of(f, n) for n in ("name", "arguments")}} for f in functions]
@@ -270,7 +271,7 @@ def _model(server: object) -> str:
 
 
 def _secrets(server: object) -> list[str]:
-    """The keys a server object and its endpoints carry, which no log may show."""
+    """The API keys of a server object and its endpoints, to be redacted in logs."""
     first = next(iter(getattr(server, "servers", None) or ()), None)
     owners = (server, getattr(server, "config", None), first, getattr(first, "config", None))
     keys = [getattr(owner, "api_key", None) for owner in owners]
@@ -278,7 +279,7 @@ def _secrets(server: object) -> list[str]:
 
 
 def _direct_policy(server: object, debug: DebugSettings) -> HttpPolicy:
-    """The address behind a server object: its first `servers` entry, else its own attributes."""
+    """A policy for the address of a server object: that of its first `servers` entry, else its own."""
     first = next(iter(getattr(server, "servers", None) or ()), None)
     for owner in (getattr(first, "config", None), first, server):
         url, key = getattr(owner, "base_url", None), getattr(owner, "api_key", None)

@@ -1,4 +1,4 @@
-"""Sequence nodes of an atroposlib managed session: found, checked, read. Placeholders are refused."""
+"""Find, check and read the sequence nodes of an atroposlib managed session. Refuses placeholder tokens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from atropos_agent.trajectory import (
 )
 
 PLACEHOLDER_LOGPROB = -0.5
+"""atroposlib's dummy server returns the ids 0, 1, 2, ... and this logprob for any completion."""
 
 
 def new_node(before: Sequence[object], after: Sequence[object], text: str) -> object:
-    """The node of the completion just made: new in the state, and ending with its text."""
+    """The node of the last completion: it is new in the state, and its text ends with `text`."""
     known = {id(node) for node in before}
     fresh = [node for node in after if id(node) not in known]
     matching = [node for node in fresh if str(field_of(node, "full_text") or "").endswith(text)]
@@ -33,7 +34,7 @@ def new_node(before: Sequence[object], after: Sequence[object], text: str) -> ob
 def read_node(node: object, plain: Completion) -> Completion:
     """`plain` with the node's ids: the unmasked tail was sampled, all before it is the prompt.
 
-    Raises ProviderError for placeholder tokens, MalformedReply for arrays that do not fit together.
+    Raises ProviderError for placeholder tokens, MalformedReply for inconsistent arrays.
     """
     tokens = common.token_ids(field_of(node, "tokens"), "node.tokens")
     masked = np.array(common.entries(field_of(node, "masked_tokens"), "node.masked_tokens"))
@@ -46,7 +47,7 @@ def read_node(node: object, plain: Completion) -> Completion:
     if not np.array_equal(masked[start:], tokens[start:]):
         raise MalformedReply("node.masked_tokens differs from node.tokens where it is not masked")
     sampled = values[start:]
-    padded = sampled == IGNORED_LOGPROB
+    padded = sampled == IGNORED_LOGPROB  # 1.0 stands for a missing logprob in atroposlib; ours is NaN
     common.logprobs(sampled[~padded].tolist(), "node.logprobs")
     return replace(
         plain,
@@ -73,5 +74,5 @@ def _refuse_placeholder(node: object, tokens: np.ndarray, values: np.ndarray) ->
 
 
 def field_of(node: object, name: str) -> object:
-    """The key or the attribute `name`; None where there is none."""
+    """The value of the key or attribute `name`; None if there is none."""
     return node.get(name) if isinstance(node, dict) else getattr(node, name, None)

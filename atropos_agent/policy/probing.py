@@ -1,4 +1,4 @@
-"""What a server can do, judged by the bodies of its answers: ignored parameters come back as 200."""
+"""Probe what a server can do. Only response bodies count: servers answer 200 to parameters they ignore."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ PROBE_TEXT = "Hello"
 ONE_TOKEN = SamplingParams(max_tokens=1, seed=1)
 ALTERNATIVES = 5
 SAME_LOGPROB = 1e-2
+"""Logprobs of the same token that differ by less count as equal, in nats."""
 SHARP = SamplingParams(temperature=0.25, max_tokens=1, seed=1)
+"""Changes every logprob but those of a server that reports raw ones."""
 NARROW = SamplingParams(top_p=1e-6, max_tokens=1, seed=1)
+"""Keeps one token: its logprob is 0 if the server's logprobs include truncation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What `/v1/models` says; everything empty where the server has no such list."""
+    """The content of `/v1/models`; all fields are empty if the server has no such list."""
 
     models: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
@@ -55,11 +58,11 @@ class Served:
 async def probe(
     transport: Transport, model: str | None, wire: Wire | None
 ) -> tuple[WireFormat, Capabilities]:
-    """The best format the server answers properly, and what is known of it. `wire` forces one.
+    """The best format that the server answers correctly, and its capabilities. `wire` forces a format.
 
-    Only an answer that is about the shape leads to the next one. Raises ServerUnreachable, ModelNotFound,
-    ServerRefused (busy, broken, or no right to ask), MalformedReply (cut off), or ProviderError naming
-    every shape tried.
+    A format is skipped only if the answer shows that the server does not support it. Raises
+    ServerUnreachable, ModelNotFound, ServerRefused (busy, broken, or not authorized), MalformedReply (cut
+    off), or ProviderError with every format tried.
     """
     served = await _served(transport)
     name = _model_name(served, model, transport.origin)
@@ -68,13 +71,13 @@ async def probe(
         reply = await _tried(transport, candidate, ONE_TOKEN)
         try:
             _read(transport, candidate, ONE_TOKEN, reply)
-        except ModelNotFound:
+        except ModelNotFound:  # a ServerRefused, but no other format would change it
             raise
         except (MalformedReply, ServerRefused) as error:
             refusals.append(f"{candidate.wire}: {error}")
             continue
         return await _described(transport, candidate, served, name)
-    raise ProviderError(f"{transport.origin} speaks no shape we know. " + " | ".join(refusals))
+    raise ProviderError(f"{transport.origin} supports no known request format. " + " | ".join(refusals))
 
 
 async def ask(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Completion:
@@ -83,14 +86,15 @@ async def ask(transport: Transport, wire_format: WireFormat, sampling: SamplingP
 
 
 async def _tried(transport: Transport, wire_format: WireFormat, sampling: SamplingParams) -> Reply:
-    """The answer to one tiny request; see `_telling`."""
+    """The answer to one tiny request. Raises as `_telling` does."""
     body = wire_format.body(_probe_prompt(), sampling)
     reply = await transport.send("POST", wire_format.path, body)
     return _telling(reply, transport.origin + wire_format.path, model=_model_of(wire_format))
 
 
 def _telling(reply: Reply, url: str, *, model: str) -> Reply:
-    """`reply` where it tells what the server can do. Raises ServerRefused where it is about the moment."""
+    """`reply`, if it shows what the server can do. Raises ServerRefused for a temporary failure: it must not
+    make the probe choose a worse format."""
     if 200 <= reply.status < 300 or reply.status in SHAPE_STATUSES:
         return reply
     raise refusal(url, reply.status, reply.body, attempts=reply.attempts, model=model)
@@ -113,7 +117,7 @@ def decoded(reply: Reply, url: str, *, model: str) -> Payload:
     try:
         payload = orjson.loads(reply.body)
     except orjson.JSONDecodeError as error:
-        raise MalformedReply(f"{url} answered no JSON ({error}): {shown_body(reply.body)}") from None
+        raise MalformedReply(f"{url} did not answer JSON ({error}): {shown_body(reply.body)}") from None
     if not isinstance(payload, dict):
         raise MalformedReply(
             f"{url} answered {type(payload).__name__}, not an object: {shown_body(reply.body)}"
@@ -154,13 +158,15 @@ def _model_name(served: Served, model: str | None, origin: str) -> str:
     if not served.models or model in served.models or model in served.aliases:
         return model
     if served.owner == "llamacpp" and len(served.models) == 1:
-        logger.warning("%s serves %s whatever is asked for, not %s", origin, listed, model)
+        # llama.cpp ignores the name in a request: what answers is its one model
+        logger.warning("%s serves only %s and ignores the requested model %s", origin, listed, model)
         return served.models[0]
     raise ModelNotFound(f"no model {model!r} at {origin}; it serves {listed}")
 
 
 def _candidates(model: str, wire: Wire | None) -> Iterator[WireFormat]:
-    """Best first; each OpenAI shape first with the parameters that vLLM and llama.cpp add, then bare."""
+    """Best first. Each OpenAI format is tried with the parameters of vLLM and llama.cpp, then without them:
+    strict servers refuse unknown fields."""
     shapes: dict[Wire, tuple[WireFormat, ...]] = {
         Wire.LLAMA_CPP: (LlamaCppFormat(model),),
         Wire.SGLANG: tuple(SglangFormat(model, seeded=seeded) for seeded in (True, False)),
@@ -205,11 +211,12 @@ _ALTERNATIVES: Mapping[type, Callable[[Payload], dict[str, float]]] = {
 
 
 async def _logprob_mode(transport: Transport, wide: WireFormat) -> tuple[LogprobMode, bool]:
-    """RAW where temperature leaves the alternatives of one position as they are, else PROCESSED; and whether
-    truncation of the distribution shows in them too."""
+    """RAW if temperature does not change the alternatives of one position, else PROCESSED; and whether their
+    logprobs include truncation of the distribution."""
     try:
         plain, sharp = [await _alternatives(transport, wide, sampling) for sampling in (ONE_TOKEN, SHARP)]
         common_tokens = plain.keys() & sharp.keys()
+        # a position where one token has all the probability looks the same at every temperature
         tells = len(common_tokens) > 1 and max(plain.values()) < -SAME_LOGPROB
         if not any(abs(plain[token] - sharp[token]) > SAME_LOGPROB for token in common_tokens):
             return LogprobMode.RAW if tells else LogprobMode.UNKNOWN, False
@@ -228,7 +235,8 @@ async def _alternatives(transport: Transport, wide: WireFormat, sampling: Sampli
 
 
 async def _with_props(transport: Transport, capabilities: Capabilities) -> Capabilities:
-    """The context of one slot and the end-of-turn id, where llama.cpp tells."""
+    """Add the context of one slot and the end-of-turn id, if llama.cpp reports them."""
+    # the context of its slot limits a request, not that of the whole server
     props = _object(await transport.send("GET", "/props"))
     settings = props.get("default_generation_settings")
     length = settings.get("n_ctx") if isinstance(settings, dict) else None

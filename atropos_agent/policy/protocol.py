@@ -1,4 +1,4 @@
-"""What a policy is to the agent: one completion for a prompt. Knows nothing of agents, parsers, tools."""
+"""The Policy protocol: one completion for a prompt. Does not know agents, parsers or tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atropos_agent.trajectory import (
 
 
 class Wire(StrEnum):
-    """The request shape a policy uses, best first. `takes` and `gives` say what it carries."""
+    """The request format of a policy, best first. `takes_*` is what it sends, `gives_*` what it returns."""
 
     IN_PROCESS = "in-process"
     LLAMA_CPP = "llama.cpp"
@@ -36,24 +36,24 @@ class Wire(StrEnum):
 
     @property
     def takes_ids(self) -> bool:
-        """True where the prompt goes out as token ids (tier 1: token in, token out)."""
+        """True if the prompt is sent as token ids (tier 1: token in, token out)."""
         return self in (Wire.IN_PROCESS, Wire.LLAMA_CPP, Wire.SGLANG, Wire.VLLM, Wire.VLLM_GENERATE)
 
     @property
     def takes_text(self) -> bool:
-        """True where the prompt goes out as the text we rendered."""
+        """True if the prompt is sent as the text that our renderer made."""
         return self is Wire.TEXT
 
     @property
     def gives_ids(self) -> bool:
-        """True where sampled ids come back as ids or can be rebuilt from per-token entries."""
+        """True if sampled ids are returned, or can be rebuilt from per-token entries."""
         return self.takes_ids or self in (Wire.CHAT_IDS, Wire.CHAT_LOGPROBS)
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server was seen to do. `context_length` in tokens, None where it does not say; `models` is
-    all it serves, as far as it tells."""
+    """What a server can do, as probed. `context_length` in tokens, None if unknown; `models` are all the
+    models that it lists."""
 
     wire: Wire
     model: str
@@ -74,7 +74,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """Who is asking, for replica affinity, logs and saved requests. Steps count from 1.
+    """The origin of a request, for replica affinity, logs and saved requests. Steps count from 1.
 
     `on_delta` is reserved for policies that stream: they will call it with each piece, in order, before
     `complete` returns. The policies of this package do not call it.
@@ -91,10 +91,10 @@ SESSION_HEADER = "X-Session-ID"
 
 
 class Prompt:
-    """A growing conversation in all the shapes a server may want: messages, text, ids, encoded ids.
+    """A growing conversation in every form that a request may need: messages, text, ids, encoded ids.
 
-    The id list is kept as already encoded JSON too, so that a turn costs only what it adds. `tools` go out
-    beside the messages; they are set only for servers that render and parse calls themselves.
+    The ids are also kept as JSON text, so that the cost of a turn is only that of its new tokens. `tools` are
+    sent with the messages; they are set only for servers that render and parse calls themselves.
     """
 
     __slots__ = ("_encoded", "_ids", "_length", "_text", "messages", "tools")
@@ -108,17 +108,18 @@ class Prompt:
         self._text: list[str | Callable[[], str]] = []
 
     def __len__(self) -> int:
-        """Tokens so far; 0 where the conversation is kept without ids."""
+        """Tokens so far; 0 if the conversation is kept without ids."""
         return self._length
 
     def extend(self, ids: TokenIds, text: str | Callable[[], str] = "") -> None:
-        """Append `ids` int32[n] and the text they stand for, or what makes it when it is asked for."""
+        """Append `ids` int32[n] and their text, or a function that makes the text when it is needed."""
         if text:
             self._text.append(text)
         if not len(ids):
             return
         end = self._length + len(ids)
         if end > len(self._ids):
+            # doubled, so that all turns together copy each id a constant number of times
             grown = np.empty(max(end, 2 * len(self._ids)), np.int32)
             grown[: self._length] = self._ids[: self._length]
             self._ids = grown
@@ -145,16 +146,16 @@ class Prompt:
     def text(self) -> str:
         """The rendered text so far."""
         text = "".join([part if isinstance(part, str) else part() for part in self._text])
-        self._text = [text]
+        self._text = [text]  # so that the next call joins only what is new
         return text
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """A source of completions. Owned by the environment or the caller; probed once."""
+    """A source of completions. The environment or the caller owns it; probed once."""
 
     async def probe(self) -> Capabilities:
-        """Ask the server what it can do; cached. Raises ProviderError."""
+        """Probe what the server can do; cached. Raises ProviderError."""
         ...
 
     async def complete(
@@ -170,9 +171,9 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A policy whose server tells the logprobs of given tokens."""
+    """A policy whose server returns the logprobs of given tokens."""
 
     async def score(self, ids: TokenIds) -> Logprobs:
         """float32[n]: the model's own log-probability of each id of int32[n] given those before it; NaN for
-        the first. Raises ProviderError where the server has none."""
+        the first. Raises ProviderError if the server gives none."""
         ...

@@ -1,6 +1,6 @@
-"""Logprobs of given tokens: what a server's model thinks of ids it did not sample.
+"""Request the logprobs of given tokens from a server that did not sample them.
 
-Servers that do not know the question answer 200 all the same, so an answer counts only by its body.
+Servers that do not support a format still answer 200, so only the body of an answer counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PROBE_IDS: TokenIds = np.array([1, 2, 3], np.int32)
 
 
 class ScoreFormat(Protocol):
-    """One way to ask for the logprobs of a prompt."""
+    """One request format for prompt logprobs."""
 
     @property
     def path(self) -> str:
-        """Where it is posted, from the server's root."""
+        """The path of the request, from the server's root."""
         ...
 
     def body(self, ids: TokenIds) -> bytes:
@@ -36,7 +36,7 @@ class ScoreFormat(Protocol):
         ...
 
     def read(self, payload: Payload, ids: TokenIds) -> Logprobs:
-        """float32[len(ids)], NaN first. Raises MalformedReply naming what is wrong and where."""
+        """float32[len(ids)], NaN first. Raises MalformedReply with the fault and its place."""
         ...
 
 
@@ -48,7 +48,7 @@ class PromptLogprobs:
     path = "/v1/completions"
 
     def body(self, ids: TokenIds) -> bytes:
-        """An id prompt; 1 alternative, because some versions take 0 for none at all."""
+        """An id prompt, with 1 alternative: some versions read 0 as no logprobs."""
         return _with_ids("prompt", ids, {"model": self.model, "max_tokens": 1, "prompt_logprobs": 1})
 
     def read(self, payload: Payload, ids: TokenIds) -> Logprobs:
@@ -93,17 +93,17 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """OpenAI's classic `echo`: the prompt comes back with its logprobs, and nothing is sampled, so that the
-    count is proof.
+    """OpenAI's classic `echo`: the prompt is returned with its logprobs, and nothing is sampled, so that the
+    number of logprobs must be that of the ids.
 
-    Its ids are checked where the server tells them; elsewhere the count must do.
+    If the server returns the ids too, they are compared; otherwise only the number is checked.
     """
 
     model: str
     path = "/v1/completions"
 
     def body(self, ids: TokenIds) -> bytes:
-        """An id prompt that is to be echoed."""
+        """An id prompt to be echoed."""
         return _with_ids("prompt", ids, {"model": self.model, "max_tokens": 0, "echo": True, "logprobs": 1})
 
     def read(self, payload: Payload, ids: TokenIds) -> Logprobs:
@@ -120,9 +120,9 @@ class Echo:
 
 
 async def find_score_format(transport: Transport, model: str) -> ScoreFormat | str:
-    """The first format that the server answers properly, or why there is none, with what it answered to each.
+    """The first format that the server answers correctly; if there is none, a text with the answer to each.
 
-    Raises ProviderError where the answer is about the moment and not about the shape.
+    Raises ProviderError for a temporary failure, which does not show what the server supports.
     """
     refusals: list[str] = []
     candidates: tuple[ScoreFormat, ...] = (PromptLogprobs(model), Generate(), Echo(model))
@@ -155,5 +155,5 @@ def _require_ids(told: Sequence[object], ids: TokenIds, where: str) -> None:
 
 
 def _after_first(values: list[object], where: str) -> Logprobs:
-    """`values` checked, behind the NaN of a first token that nothing comes before."""
+    """NaN for the first token, which has no prefix, then `values`, checked."""
     return np.concatenate([np.full(1, np.nan, np.float32), common.logprobs(values, where)])

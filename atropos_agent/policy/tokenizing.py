@@ -1,4 +1,4 @@
-"""A server's own tokenizer, where it lets others use it."""
+"""The tokenize endpoint of a server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PATH = "/tokenize"
 
 
 async def tokenized(transport: Transport, served: Capabilities, text: str) -> TokenIds | None:
-    """The server's ids of `text`, int32[n], special tokens recognised and none added; None where it has no
-    such endpoint (llama.cpp, vLLM and SGLang do). Raises ProviderError."""
+    """The server's ids of `text`, int32[n], special tokens recognised and none added; None if it has no such
+    endpoint (llama.cpp, vLLM and SGLang have it). Raises ProviderError."""
     if served.wire is Wire.LLAMA_CPP:
         asked: dict[str, object] = {"content": text, "add_special": False, "parse_special": True}
     else:

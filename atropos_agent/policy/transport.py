@@ -1,7 +1,7 @@
 """One shared HTTP client: httpx over aiohttp's connections, with bounded retries.
 
-Knows of connections, statuses and waiting; nothing of prompts. A connect timeout means connect: waiting
-for a free connection and for the first byte never count.
+Handles connections, statuses and retries; does not know prompts. The connect timeout covers the connect
+only, not the wait for a free connection or for the first byte.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 8.0
 LONGEST_RETRY_AFTER_S = 60.0
 UNANSWERED_LIMIT_S = 4.5
-"""A server that has never answered is given up within this time, whatever the number of attempts."""
+"""Time limit of all attempts at a server that has never answered: it is probably down or the URL is wrong."""
 CUT_ATTEMPTS = 2
+"""Attempts at a request whose answer was cut: each may cost the server a whole completion."""
 
 _EXPONENTIAL = wait_exponential(FIRST_BACKOFF_S, LONGEST_BACKOFF_S) + wait_random(0.0, FIRST_BACKOFF_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One whole answer, whatever its status."""
+    """One whole answer, of any status."""
 
     status: int
     body: bytes
@@ -61,10 +62,10 @@ class _AttemptError(Exception):
 
 
 class Transport:
-    """Sends requests to one server. Lives in the event loop that first used it, until `aclose`.
+    """Sends requests to one server. Belongs to the event loop that first used it, until `aclose`.
 
-    `address` is scheme, host, port and path prefix; `origin` is the same without a user and password, for
-    texts and logs. `headers` go with every request.
+    `address` is scheme, host, port and path prefix; `origin` is the same without user and password, for error
+    texts and logs. `headers` are sent with every request.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Transport:
         self.origin: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._address = address
         self._headers = httpx.Headers(dict(headers))
+        # no read timeout: a completion may take any time; HttpPolicy has a limit for a whole exchange
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
         self._connect_timeout_s = connect_timeout_s
         self._max_attempts = max_attempts
@@ -120,8 +122,11 @@ class Transport:
     async def _again(
         self, attempt: Callable[[], Awaitable[Reply]], failure: _AttemptError, started: float
     ) -> Reply:
-        """Attempts after the first, which ended in `failure`; the retry library is kept off the good path."""
-        failures = iter((failure,))
+        """Make further attempts after the first one ended in `failure`.
+
+        The retry library is used only from here on: it would cost time in every successful request.
+        """
+        failures = iter((failure,))  # its first "attempt" replays the failure, so that it counts and waits
 
         async def replayed() -> Reply:
             for first in failures:
@@ -138,7 +143,7 @@ class Transport:
         return await retrying(replayed)
 
     async def aclose(self) -> None:
-        """Close all connections. Idempotent; the next request may come from another event loop."""
+        """Close all connections. Idempotent; the next request may use another event loop."""
         wire, self._wire, self._loop = self._wire, None, None
         if wire is not None:
             await wire.aclose()
@@ -192,7 +197,7 @@ class Transport:
         failure = _failure(state)
         if state.attempt_number >= (CUT_ATTEMPTS if failure.cut else self._max_attempts):
             return True
-        if self._answered or failure.reply is not None:
+        if self._answered or failure.reply is not None:  # the server exists: it may only be busy
             return False
         next_end_s = time.monotonic() - started + _backoff(state) + self._connect_timeout_s
         return next_end_s > UNANSWERED_LIMIT_S
@@ -211,7 +216,7 @@ class Transport:
 
 
 async def _whole(response: httpx.Response, entry: Entry | None) -> bytes:
-    """The body; a plain one past httpx's decoders, which cost a tenth of a request."""
+    """The body. A plain one is read without httpx's decoders, which cost a tenth of a request."""
     if not isinstance(response.stream, httpx.AsyncByteStream) or "content-encoding" in response.headers:
         return await response.aread()
     chunks: list[bytes] = []
@@ -224,6 +229,7 @@ async def _whole(response: httpx.Response, entry: Entry | None) -> bytes:
 
 def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:
     """No limit on connections (the policy has its own), no proxy from the environment, no cookies."""
+    # aiohttp's default limit is 100 connections; further requests would wait where the table shows no queue
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, ssl=verify),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -233,7 +239,7 @@ def _session(verify: ssl.SSLContext | bool) -> aiohttp.ClientSession:
 
 
 def _connects() -> aiohttp.TraceConfig:
-    """Keeps the in-flight table true while a connection is made."""
+    """Updates the phase in the in-flight table while a connection is made."""
     config = aiohttp.TraceConfig()
 
     async def begins(*_: object) -> None:
@@ -257,12 +263,12 @@ def _failure(state: RetryCallState) -> _AttemptError:
 
 
 def _backoff(state: RetryCallState) -> float:
-    """Exponential with jitter, or what Retry-After says where that is longer."""
+    """Exponential with jitter, or the time of Retry-After if that is longer."""
     return max(float(_EXPONENTIAL(state)), _failure(state).after_s)
 
 
 def _retry_after_s(header: str | None) -> float:
-    """Seconds a server asks us to wait; 0 where it says nothing we read."""
+    """The seconds of a Retry-After header; 0 without one, or for its date form."""
     try:
         return min(max(float(header or 0.0), 0.0), LONGEST_RETRY_AFTER_S)
     except ValueError:
@@ -270,7 +276,8 @@ def _retry_after_s(header: str | None) -> float:
 
 
 def _classified(error: httpx.TransportError, connect_timeout_s: float) -> _AttemptError:
-    """The retry for an exchange that broke before the answer began, in words that are never empty."""
+    """The failed attempt of an exchange that broke before the answer began; its text is never empty."""
+    # httpx's error is general; its cause, the error of aiohttp, has the precise type
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ServerTimeoutError):
         return _AttemptError(f"no connection within {connect_timeout_s:g} s")

@@ -1,4 +1,4 @@
-"""What is written down: a rollout as JSON, the log and its sealed segments, the run directory, redaction."""
+"""The record: a rollout as JSON, the log and its sealed segments, the run directory, redaction."""
 
 from atropos_agent.record.log import GroupRecord, read_groups, read_rollouts
 from atropos_agent.record.manifest import manifest, read_manifest

@@ -94,7 +94,7 @@ def sparse(logprobs: Logprobs) -> dict[str, object]:
     present = ~np.isnan(logprobs)
     values = np.ascontiguousarray(logprobs[present], np.float32)
     if np.isinf(values).any():
-        raise RecordError("a logprob is infinite; what a server did not say is NaN inside and absent outside")
+        raise RecordError("a logprob is infinite; a logprob that the server did not give must be NaN")
     return {"length": len(logprobs), "at": runs(present), "values": values}
 
 
@@ -106,11 +106,11 @@ def dense(held: Sparse) -> Logprobs:
 
 
 def reference(values: NDArray[Any] | None, whole: NDArray[Any] | None, start: int) -> object | None:
-    """[start, end) of `whole` where it holds these bytes there; None where it does not."""
+    """[start, end) of `whole` if it holds exactly `values` from `start` on; None if it does not."""
     if values is None or whole is None:
         return None
     end = start + len(values)
-    same = whole[start:end]
+    same = whole[start:end]  # compared as bytes, because NaN does not equal NaN
     if same.dtype == values.dtype and len(same) == len(values) and same.tobytes() == values.tobytes():
         return {"start": start, "end": end}
     return None

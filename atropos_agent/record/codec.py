@@ -5,8 +5,8 @@ the runs where they stand (never a NaN), the ids and logprobs of a step as a ref
 sequence wherever they are the same, and a field that holds its default not at all. The size is linear in
 the tokens, also where history is rewritten: a branch holds its own tokens only.
 
-Reading checks what it knows: a missing field, a wrong type or a number that is not finite is refused. What
-it does not know is left to `unknown`.
+Reading checks the fields that it knows: a missing field, a wrong type or a number that is not finite is
+refused. Fields that it does not know are left to `unknown`.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _result_of(model: BaseModel) -> AgentResult:
 def _sequence_of(held: Mapping[str, Any], earlier: Sequence[SequenceData]) -> SequenceData:
     parent = held["parent"]
     if parent is not None and not 0 <= parent < len(earlier):
-        raise RecordError(f"sequence {len(earlier)} names parent {parent}; a parent stands before it")
+        raise RecordError(f"sequence {len(earlier)} names parent {parent}; a parent must come before it")
     values = {
         **held,
         "own_mask": flags(held["own_mask"], len(held["own_ids"])),

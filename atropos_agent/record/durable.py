@@ -1,7 +1,7 @@
 """Files of lines that survive a crash: appended whole or not at all, torn ends recognised and cut.
 
-A line counts once `append_line` has returned. Whatever a crash leaves of the one line that was being
-written has no newline at its end, or (after a power loss) is no JSON.
+A line is safe once `append_line` has returned. A line that a crash interrupted has no newline at its end,
+or (after a power loss) is not JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_BYTES = 1 << 16
 
 _NO_SPACE = "free some space, then resume the run: what it holds is intact"
 _NO_RIGHT = "choose a directory that you can write to"
-_NO_FOLDER = "choose another path: something that is no directory is in the way"
+_NO_FOLDER = "choose another path: a part of it is not a directory"
 _NEXT_ACTS = {
     errno.ENOSPC: _NO_SPACE,
     errno.EDQUOT: _NO_SPACE,
@@ -53,14 +53,14 @@ def append_line(path: Path, line: bytes) -> None:
     try:
         size = os.fstat(fd).st_size
         end = _after_newline(fd, size)
-        if end == 0:
+        if end == 0:  # the file may be new: without its name on the disk its content is lost too
             sync_directory(path.parent)
         try:
             if end < size:
                 os.ftruncate(fd, end)
             _write_all(fd, line)
             os.fsync(fd)
-        except BaseException:
+        except BaseException:  # also KeyboardInterrupt: half a line must not stay before the next one
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end)
             raise
@@ -69,7 +69,8 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def cut_torn_end(path: Path) -> int:
-    """Cut off the unfinished or unreadable last line; the bytes cut. 0 where `path` is missing or whole."""
+    """Cut off an unfinished or unreadable last line. Returns the bytes cut, 0 if there is no such line or
+    file."""
     if not path.exists():
         return 0
     fd = os.open(path, os.O_RDWR)
@@ -89,7 +90,7 @@ def cut_torn_end(path: Path) -> int:
 def read_lines(file: BinaryIO) -> Iterator[dict[str, Json]]:
     """The object on each whole line of an open file. Raises RecordError naming the line, OSError."""
     for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):  # a writer has not finished it yet, or a crash tore it
             return
         try:
             value = decode_line(line)

@@ -60,6 +60,7 @@ class Writer:
         written: dict[str, object] = {}
         for name, default, write in self._plan:
             held = getattr(value, name)
+            # The types are compared too: True equals 1 and 1.0 in Python, but is written differently.
             if held is default or (type(held) is type(default) and held == default):
                 continue
             written[name] = held if write is None else write(held)
@@ -75,7 +76,7 @@ def _default(field: Field[Any]) -> object:
 
 
 def _write_of(hint: Any, name: str) -> Write | None:
-    """How a value of this type is written; None where it is JSON as it is."""
+    """How a value of this type is written; None if it is JSON already."""
     if hint is float:
         return lambda value: finite(name, value)
     if hint is JsonValue:

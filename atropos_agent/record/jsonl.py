@@ -1,4 +1,4 @@
-"""One JSON object as one line of bytes, and back. Knows nothing of what the object means."""
+"""One JSON object as one line of bytes, and back. Independent of what the object means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encode_line(value: Mapping[str, object]) -> bytes:
     surrogate, which UTF-8 cannot hold, becomes U+FFFD. Raises RecordError for what JSON cannot hold."""
     try:
         return orjson.dumps(value, option=_OPTIONS)
-    except TypeError:
+    except TypeError:  # rare, e.g. a lone surrogate: only then pay for a cleaned copy
         pass
     try:
         return orjson.dumps(_encodable(value), option=_OPTIONS)
@@ -51,7 +51,7 @@ def decode_line(line: bytes) -> dict[str, Json]:
 
 
 def free_json(value: Json, depth: int = 0) -> Json:
-    """A value that a policy, tool or environment made up, as every JSON reader takes it.
+    """A free value of a policy, tool or environment, in a form that every JSON reader accepts.
 
     A number that is not finite becomes a string, an integer beyond 64 bits a hexadecimal one, and what is
     nested deeper than MAX_DEPTH levels a note. Everything else is kept as it is.

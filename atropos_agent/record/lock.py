@@ -15,9 +15,9 @@ LOCK_WAIT_S = 1.0
 
 
 def lock(path: Path) -> int:
-    """Hold the directory `path` for this process; the descriptor that holds it.
+    """Lock the directory `path` for this process. Returns the descriptor that holds the lock.
 
-    Waits a moment: children of a killed writer may still hold it. Raises RunDirectoryError.
+    Waits for up to a second: children of a killed writer may still hold the lock. Raises RunDirectoryError.
     """
     file = path / LOCK
     with named(file, "cannot be locked"):
@@ -34,7 +34,8 @@ def lock(path: Path) -> int:
 
 
 def unlock(fd: int) -> None:
-    """Give the directory free. A forked child that inherited the descriptor does not keep it."""
+    """Release the directory, also where a forked child has inherited the descriptor."""
+    # Closing is not enough: the lock lives until every copy of the descriptor is closed.
     fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 

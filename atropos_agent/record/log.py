@@ -21,7 +21,8 @@ from atropos_agent.trajectory import GroupKey, Json, Rollout, RolloutGroup
 
 GROUPS = "groups.jsonl"
 ZERO_VARIANCE = "zero_variance"
-"""The one reason to drop a group that is no error: all its rewards are equal, and that was not wanted."""
+"""The only reason for a drop that is not an error: all rewards of the group are equal, and the config drops
+such groups."""
 
 _LINE = frozenset({"schema", "item_id", "repetition", "group", "rollouts", "dropped"})
 """What a line holds; `group` was stored by schemas 1 and 2."""
@@ -29,8 +30,7 @@ _LINE = frozenset({"schema", "item_id", "repetition", "group", "rollouts", "drop
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupRecord:
-    """A recorded group with all its rollouts, unscored ones too. `dropped` says why a trainer shall not get
-    it."""
+    """A recorded group with all its rollouts, unscored ones too. `dropped` says why no trainer gets it."""
 
     item_id: str
     repetition: int
@@ -97,7 +97,7 @@ def live_lines(live: BinaryIO, file: Path, sealed: list[Path]) -> Iterator[dict[
     """The lines of the live log that are in no segment: a seal that was killed may leave those that are."""
     known: set[GroupKey] | None = None
     for line in checked_lines(live, file):
-        if known is None:
+        if known is None:  # read only if there is a live line: the keys of a long run take time
             known = {key for segment in sealed for key in segment_keys(segment)}
         if key_of(line) not in known:
             yield line

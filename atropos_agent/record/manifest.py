@@ -1,4 +1,4 @@
-"""`run.yaml`: what a run is. Resolved config, versions, seeds, and the identity that a resume must match."""
+"""`run.yaml`: the resolved config of a run, versions, seeds, and the identity that a resume must match."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAY_CHANGE = ("on_branch", "truncated", "allow_raw_logprobs", "min_group_size",
 def manifest(config: RunConfig, model: str) -> dict[str, Json]:
     """What `run.yaml` records of a run of `config` with the policy `model`.
 
-    `config.agent` holds what was set and nothing else, so that a resumed run leaves the same things to its
-    environment to choose; all of the agent's settings are in the identity.
+    `config.agent` holds only the settings that were given, so that on resume the environment chooses the
+    same ones as before; all of the agent's settings are in the identity.
     """
     resolved = config.model_dump(mode="json", exclude={"policy": {"api_key"}})
     agent = resolved["agent"]
@@ -36,6 +36,7 @@ def manifest(config: RunConfig, model: str) -> dict[str, Json]:
         "env": {key: value for key, value in resolved["env"].items() if key not in _MAY_CHANGE},
         "agent": agent,
         "model": model,
+        # Slots bound how many rollouts run at once; they do not change a rollout.
         "sandbox": {key: value for key, value in resolved["sandbox"].items() if key != "slots"},
     }
     versions: dict[str, Json] = {
@@ -53,12 +54,12 @@ def write_manifest(path: Path, manifest: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def read_manifest(path: Path | str) -> dict[str, Json]:
-    """What `run.yaml` holds. Raises RunDirectoryError where `path` is no run or of a newer schema."""
+    """What `run.yaml` holds. Raises RunDirectoryError if `path` is not a run or has a newer schema."""
     file = Path(path) / MANIFEST
     try:
         manifest = yaml.safe_load(file.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path} is no run: it has no {MANIFEST}; start a new run there") from error
+        raise RunDirectoryError(f"{path} is not a run: it has no {MANIFEST}; start a new run") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     if not isinstance(manifest, dict):

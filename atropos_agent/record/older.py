@@ -46,7 +46,7 @@ def _step(old: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _failure(text: str, error_type: str) -> dict[str, object]:
-    """Older records name the error only; what it stands for follows from its type."""
+    """Older records hold only the error's type and text; kind and blame follow from the type."""
     kind = getattr(errors, error_type, None)
     if isinstance(kind, type) and issubclass(kind, AtroposAgentError):
         failure = Failure.of(kind(text))

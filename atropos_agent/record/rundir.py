@@ -1,17 +1,17 @@
 """The run directory: the one log of a run, append-only and safe against being killed at any byte.
 
     run.yaml            what the run is: resolved config, versions, seeds, identity; never a key
-    groups.jsonl        the live log: one line per finished group, the last word on it
+    groups.jsonl        the live log: one line per finished group, never changed
     segments/           the sealed log, as Parquet
     pending/            finished rollouts of unfinished groups, one file per group
     metrics.jsonl       one line per report of progress
-    flight.jsonl        what stood still, when and why, and how it ended; only where something did
+    flight.jsonl        stalled operations: when, why, and how they ended; only if there were any
     lock                held by the one writer
-    logprob_check.json  how far recorded logprobs are from those of the weights, where that was checked
+    logprob_check.json  differences of recorded logprobs from those of the weights, if that was checked
 
 A line is appended, flushed and fsynced before a call returns. A group's pending file is deleted only
-after its line is safe; a crash between the two leaves a pending file that the next `open` deletes. What a
-crash tears off the end of a file is cut off by the next `open` and listed in `repairs`.
+after its line is safe; a crash between the two leaves a pending file that the next `open` deletes. If a crash
+leaves an unfinished line at the end of a file, the next `open` cuts it off and lists it in `repairs`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class RunDir:
         fd = lock(path)
         try:
             with named(path, "cannot be created"):
-                _require_unused(path)
+                _require_unused(path)  # again: another process may have used it before we held the lock
                 (path / PENDING).mkdir(exist_ok=True)
                 for name in (GROUPS, METRICS):
                     (path / name).touch()
@@ -103,8 +103,8 @@ class RunDir:
     def open(cls, path: Path | str, manifest: Mapping[str, Json] | None = None) -> Self:
         """An existing run at `path`, to be continued: torn ends are cut off, finished groups are known.
 
-        Raises RunDirectoryError where `path` is no run, belongs to a newer schema, is held by another
-        process, or was made from another `manifest["identity"]` than the one given.
+        Raises RunDirectoryError if `path` is not a run, has a newer schema, is locked by another process, or
+        was made from another `manifest["identity"]` than the given one.
         """
         path = Path(path)
         stored = read_manifest(path)
@@ -137,7 +137,7 @@ class RunDir:
     def pending(self, item_id: str, repetition: int) -> list[Rollout]:
         """The finished rollouts of an unfinished group, in the order they were added, once each.
 
-        What a newer version recorded of them is remembered, and written into their group's line.
+        Fields of a newer version are kept, and written into their group's line.
         """
         file = self._pending_file(item_id, repetition)
         found: dict[str, Rollout] = {}
@@ -160,8 +160,8 @@ class RunDir:
             append_line(file, line)
 
     def add_group(self, group: RolloutGroup, dropped: str | None = None) -> None:
-        """Record a finished group, once and for all; then its pending rollouts are deleted. `dropped` says
-        why a trainer shall not get it."""
+        """Record a finished group, then delete its pending rollouts. A recorded group never changes.
+        `dropped` says why no trainer gets it."""
         key = group.item_id, group.repetition
         if not group.rollouts:
             raise RecordError(
@@ -197,7 +197,7 @@ class RunDir:
             append_line(file, line)
 
     def close(self) -> None:
-        """Give the directory free for another writer. Idempotent."""
+        """Release the directory for another writer. Idempotent."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
             unlock(fd)
@@ -215,9 +215,11 @@ class RunDir:
             raise RecordError(f"item {item_id!r}, repetition {repetition} is already recorded in {self.path}")
 
     def _pending_lock(self, item_id: str, repetition: int) -> threading.Lock:
+        # Groups share a fixed set of locks: one lock per group would add up over a long run.
         return self._pending_locks[hash((item_id, repetition)) % PENDING_LOCKS]
 
     def _pending_file(self, item_id: str, repetition: int) -> Path:
+        # A readable part for people; the digest makes it unique and allows any character in an id.
         readable = re.sub(r"[^A-Za-z0-9_-]+", "_", item_id)[:40]
         digest = hashlib.sha256(item_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return self.path / PENDING / f"{readable}.{digest}.{repetition}.jsonl"

@@ -1,8 +1,9 @@
 """Sealing: the live log of a run becomes one more segment.
 
-Each step is whole or not there: the segment is written beside its place, it is moved to its place, and an
-empty live log takes the place of the old one. A group is recorded once, so a reader that finds one in both
-knows that the last step is missing; the next writer makes up for it. Only the holder of the lock seals.
+Each step is atomic: the segment is written under another name, it is renamed to its place, and an empty live
+log replaces the old one. A group is recorded once, so a group found in both means that the last step is
+missing: readers skip it in the live log, and the next writer removes it there. Only the holder of the lock
+seals.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def seal_live(run: Path) -> Sealed:
             folder.mkdir()
             sync_directory(run)
         first = sum(segment_rows(segment) for segment in segments(run))
+        # Named by the offset of its first row, so that sorting the names sorts the rows.
         target = folder / f"{first:012}.parquet"
         with replacing(target) as file:
             rollouts = write_segment(file, _live_rows(live))
         with replacing(live):
-            pass  # the old log goes in one step: truncating it would pull lines from under a reader
+            pass  # replaced, not truncated: a reader that has the old log open keeps its lines
         return Sealed(rollouts, live_bytes, target.stat().st_size)
 
 
@@ -53,7 +55,7 @@ def _live_rows(live: Path) -> Iterator[Row]:
 
 
 def finish_seal(run: Path) -> set[GroupKey]:
-    """Make up for what a killed seal left undone; the groups that are recorded. Raises RunDirectoryError,
+    """Complete or undo the steps of a killed seal. Returns the recorded groups. Raises RunDirectoryError,
     OSError."""
     live, sealed = run / GROUPS, segments(run)
     for left in (run / SEGMENTS).glob(unfinished(Path("*.parquet")).name):

@@ -1,8 +1,8 @@
 """Sealed segments: Parquet files of rows, one a rollout.
 
-The tokens of a row are typed columns, which compress to little more than they hold; what else was recorded
-is one JSON text, because its words repeat across fields and rows and compress best side by side. The key
-columns are the index of a segment: they are read without the rest.
+The tokens of a row are typed columns, which compress close to their entropy; everything else is one JSON
+text, because its words repeat across fields and rows and compress best together. The key columns are the
+index of a segment: they are read without the rest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Row:
 
 
 def write_segment(file: BinaryIO, rows: Iterable[Row]) -> int:
-    """Write `rows` as one Parquet file; how many they are. Raises RecordError for what is no rollout."""
+    """Write `rows` as one Parquet file. Returns their number. Raises RecordError for a row that is not a
+    rollout."""
     import pyarrow.parquet as pq
 
     schema, total = _schema(), 0
@@ -153,6 +154,7 @@ def _table(batch: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     for field_ in schema:
         values = [row[field_.name] for row in batch]
         if field_.name in _TOKENS:
+            # From one flat array: a list of lists would become a Python object for each token.
             offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
             flat = pa.array(np.concatenate(values), field_.type.value_type)
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), flat, type=field_.type))

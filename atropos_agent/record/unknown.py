@@ -1,4 +1,4 @@
-"""What a record holds and this version does not know: found when read, added when written back."""
+"""Fields of a record that this version does not know: found on reading, added when written back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeAlias, cast
 from atropos_agent.trajectory import Json
 
 Unknown: TypeAlias = Mapping[str | int, object]
-"""Unknown values by key or list index, nested like the record. A missing key stands for nothing unknown."""
+"""Unknown values by key or list index, nested like the record. A missing key: nothing is unknown there."""
 
 
 def unknown_in(read: Json, known: Json) -> Unknown:
-    """What `read` has and `known`, the same record as this version writes it, has not."""
+    """What `read` holds and `known`, the same record as this version writes it, does not."""
     found: dict[str | int, object] = {}
     if isinstance(read, Mapping) and isinstance(known, Mapping):
         for key, value in read.items():

@@ -1,4 +1,4 @@
-"""Where a template rewrites what was shown before, so that a prompt no longer extends the last one."""
+"""Where a template rewrites earlier text, so that a prompt does not extend the previous one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from atropos_agent.renderer.template import QUESTION, ChatTemplate
 from atropos_agent.trajectory import Message
 
 LONG = 8
-"""Turns of the conversations that a prediction is checked on."""
+"""Turns of the long conversations on which a prediction is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branching:
-    """When history, rendered anew, is another than what was shown and sampled.
+    """When a new rendering of history differs from what was shown and sampled.
 
-    Texts are named as in `probes.texts` (`kinds` of them were tried), what follows them as in
-    `probes.CORE_FOLLOWINGS`. `at_once`: the text of a turn, or the prompt it answered, is rewritten as soon
-    as that follows. `later`: a text that was kept before what followed it is rewritten when the third
-    follows a later text. `predictable` is False without a bridge, and where rewriting depends on more than
-    that, the age of a turn for one.
+    Kinds of text are named as in `probes.texts` (`kinds` of them were tried), kinds of what follows as in
+    `probes.CORE_FOLLOWINGS`. `at_once`, (text, following): the turn, or the prompt it answered, is rewritten
+    as soon as `following` is appended. `later`, (text, following, then): the turn was kept at first, and is
+    rewritten when `then` follows a later turn. `predictable` is False without a bridge, and where rewriting
+    depends on anything else, e.g. the age of a turn.
     """
 
     at_once: frozenset[tuple[str, str]]
@@ -33,10 +33,10 @@ class Branching:
     kinds: int
 
     def sequences(self, turns: Sequence[tuple[str, str | None]]) -> int | None:
-        """Into how many training sequences a conversation falls when history follows the template.
+        """The number of training sequences of a conversation in `history: template`.
 
-        `turns` are kinds of text and of what follows, None where the conversation ends. Returns None
-        where that cannot be predicted.
+        `turns` are kinds of text and of what follows, None where the conversation ends. Returns None if
+        the number cannot be predicted.
         """
         return 1 + sum(self._breaks(turns)) if self.predictable else None
 
@@ -51,7 +51,7 @@ class Branching:
             kept = [*(one for one in kept if one not in rewritten), (text, following)]
 
     def __str__(self) -> str:
-        """In words, what a rollout of tool calls and one of several questions come to."""
+        """In words: after which texts, and before what, history is rewritten."""
         if not self.predictable:
             return "not predictable"
         if not self.at_once | self.later:
@@ -67,7 +67,7 @@ UNPREDICTABLE = Branching(frozenset(), frozenset(), predictable=False, kinds=0)
 
 
 def find_branching(template: ChatTemplate, named: Mapping[str, Following], marks: Marks) -> Branching:
-    """Try every kind of text before every kind of what follows, and again before a later one."""
+    """Try every kind of text with every kind of what follows, and with what follows a later turn."""
     followings = {name: named[name] for name in CORE_FOLLOWINGS}
     said = {kind: spoken(around) for kind, around in texts(marks).items()}
     at_once = frozenset(
@@ -90,7 +90,7 @@ def find_branching(template: ChatTemplate, named: Mapping[str, Following], marks
 def _rewrites(
     template: ChatTemplate, history: Sequence[Message], text: str, following: Sequence[Message]
 ) -> bool:
-    """True where `following` does not just extend the prompt and the text that answered it."""
+    """True where appending `following` changes the prompt or the text that answered it."""
     try:
         after = template.after_sentinel(following)
         shown = template.text(history) + text + after
@@ -102,7 +102,7 @@ def _rewrites(
 def _rewrites_later(
     template: ChatTemplate, history: Sequence[Message], text: str, following: Sequence[Message]
 ) -> bool:
-    """True where `history` is shown otherwise once a plain `text` and `following` come behind it."""
+    """True where `history` is shown differently once a plain `text` and `following` are appended."""
     try:
         rendered = template.text([*history, assistant(text), *following])
         return not rendered.startswith(template.settled(history))

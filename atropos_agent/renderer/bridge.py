@@ -1,4 +1,4 @@
-"""What a renderer gives: a rendered prompt, and what must follow a completion, down to the ids."""
+"""The results of a renderer: a rendered prompt, and the exact ids that must follow a completion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rendered:
 class Bridge:
     """What is appended after the sampled ids, none of it sampled: `ids` int32[n] of `text`.
 
-    The first `close_ids_added` of them end the turn. `notes` are words to be counted: foreign_close,
+    The first `close_ids_added` of them end the turn. `notes` are words that the result counts: foreign_close,
     unreported_stop, reasoning_closed, non_canonical_joint, bridge_mismatch.
     """
 
@@ -40,10 +40,10 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
-    """How the template itself goes on after a completion: `text` is its rendering of the whole.
+    """How the template continues after a completion: `text` is its rendering of the whole conversation.
 
-    `bridge` is what that adds to the last prompt and the sampled ids; None where it rewrites what they
-    show. `reasoning_closed`: the completion was cut inside its reasoning, and `text` shows it closed.
+    `bridge` is what `text` adds to the last prompt and the sampled ids; None where the template rewrites
+    them. `reasoning_closed`: the completion was cut inside its reasoning, and `text` shows it closed.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """How sampled ids are continued: with these tokens, the marks of the dialect and the end tokens.
+    """Makes bridges, from a tokenizer, the marks of the dialect and the end tokens.
 
     `opens_reasoning`: the generation prompt leaves reasoning open. `canonical`: encoding a suffix alone gives
     the ids that it has in context.
@@ -68,14 +68,16 @@ class Crossing:
     def over(
         self, text: str, close_text: str, sampled: TokenIds, finish: FinishReason, notes: list[str]
     ) -> Bridge:
-        """The bridge behind `sampled` int32[m] where the template writes `text` after the turn, the first
-        `close_text` of it the turn's end. `notes` come first in those of the bridge."""
+        """The bridge after `sampled` int32[m]. The template writes `text` after the turn, and it begins with
+        `close_text`, the end of the turn. The bridge's notes begin with `notes`."""
         suffix = Suffix(text, close_text, self.tokens)
         joint = join(suffix, sampled, finish, tokens=self.tokens, stop_ids=self.stop_ids)
         text = text[joint.characters :]
+        # No boundary of the suffix's own ids lies at the joint: encode the rest by itself.
         ids = self.tokens.encode(text) if joint.ids is None else suffix.ids[joint.ids :]
         notes, close_ids = [*notes, *joint.notes], joint.close_ids
         if finish is not FinishReason.STOP and not joint.closed and self._leaves_reasoning_open(sampled):
+            # Cut inside its reasoning. Without the closing tag, all that follows would stand inside it too.
             close = self.tokens.encode(self.marks.reasoning_close)
             ids, text = np.concatenate([close, ids]), f"{self.marks.reasoning_close}{text}"
             close_ids += len(close)
@@ -85,8 +87,8 @@ class Crossing:
         return Bridge(ids, text, close_ids, tuple(notes))
 
     def added(self, text: str, before: str, close: str) -> Bridge | None:
-        """What `text` adds to `before`, as a bridge; None where it does not begin with it and `close`, the
-        end of a cut reasoning block."""
+        """What `text` adds to `before`, as a bridge; None if `text` does not begin with `before` and `close`
+        (the end of a cut reasoning block)."""
         if not text.startswith(before + close):
             return None
         added = text[len(before) :]

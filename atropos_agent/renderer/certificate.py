@@ -1,4 +1,4 @@
-"""What can be relied on of a chat template: tried on probes, by differential rendering, down to the ids."""
+"""What is certain about a chat template: tested on probe conversations, by differential rendering and ids."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from atropos_agent.renderer.turns import Turns, calls_of
 from atropos_agent.trajectory import Message, text_of
 
 SHOWN_PER_KIND = 3
+# Ends of a text that a tokenizer may merge with the first characters of the close.
 ENDINGS = ("done", "done.", "x ", "x\n", "x\n\n", "tab\t", "{}", "<", "7", "é", "漢字", "🙂")
 
 
@@ -47,11 +48,11 @@ class Certificate:
     - `joint`: canonical where encoding the suffix alone gives the ids it has in context.
     - `close_text`, `close_ids`: what the template writes after an assistant's text up to and including the
       end of the turn; empty where the next header ends it. `stop_ids`: what a policy ends its turn with.
-    - `rewrites_observations`: what stands between earlier assistant texts is later shown otherwise.
+    - `rewrites_observations`: the template later changes what stands between earlier assistant texts.
     - `prompt_in_history`: before a plain text and an observation, the prompt it answered is shown as it was.
-    - `habits`: what the template does of its own accord.
+    - `habits`: what the template does that no message asks for.
     - `tool_bridge`: where tool messages may follow, certified on probes of their own.
-    - `branching`: where history, rendered anew, begins another training sequence.
+    - `branching`: where a new rendering of history begins another training sequence.
     - `reasons`: every refusal, each beginning with what is refused: bridge, history, joint or shape (a kind
       of conversation).
     """
@@ -79,8 +80,8 @@ class Certificate:
         return self.tool_bridge.calls_close if calls_of(answer) else self.close_text
 
     def refusal(self, answer: Message, following: Sequence[Message]) -> str:
-        """Why it is not certified that `following` is appended to what was sampled for `answer`; empty where
-        it is."""
+        """Why it is not certified that `following` may be appended to the tokens sampled for `answer`; empty
+        where it is."""
         results = any(message["role"] == "tool" for message in following)
         if calls_of(answer):
             if not results:
@@ -95,7 +96,7 @@ class Certificate:
 
 @dataclass(slots=True)
 class _Findings:
-    """What the probes have shown so far."""
+    """The findings of the probes so far."""
 
     probes: int = 0
     trims: bool = False
@@ -211,7 +212,7 @@ def _try(turns: Turns, tokens: Tokens, probe: Probe, suffix: str, findings: _Fin
 
 def _bridged(rendered: str, mark: str, probe: Probe, suffix: str, marks: Marks) -> bool:
     _, found, tail = rendered.partition(mark)
-    if not found:
+    if not found:  # a template that strips old reasoning also drops a mark inside an unclosed block
         return marks.opens_in(probe.before) and rendered.endswith(suffix)
     return mark not in tail and tail in (probe.after + suffix, probe.after.rstrip() + suffix)
 
@@ -219,7 +220,7 @@ def _bridged(rendered: str, mark: str, probe: Probe, suffix: str, marks: Marks) 
 def _try_history(
     tokens: Tokens, prompt: str, rendered: str, text: str, *, suffix: str, name: str, findings: _Findings
 ) -> None:
-    """Is the whole what was appended? If not, name what the template did to it."""
+    """Compare the rendered whole with what was appended; if they differ, record what the template changed."""
     if rendered == prompt + text + suffix:
         joint = text, suffix
         if joint not in findings.joints and not _splits(tokens, text, suffix):

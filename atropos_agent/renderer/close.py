@@ -1,4 +1,4 @@
-"""The end of an assistant's turn, read off a chat template."""
+"""Finds the end of an assistant's turn in the renderings of a chat template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class CallsEnd:
-    """What a turn of structured calls ends with. `closes` is False where that is the next header."""
+    """What follows a turn of structured calls. `closes` is False where that is already the next header."""
 
     text: str = ""
     closes: bool = False
@@ -32,9 +32,9 @@ class CallsEnd:
 def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, str]) -> Close:
     """The close that all `suffixes` begin with; empty where the header of what follows ends the turn.
 
-    It is what a conversation that ends with the assistant shows too, up to the first end token, or else
-    the first special token, or else without the white space that separates turns. Where that
-    conversation ends with another special token than history has (gpt-oss), it is history's.
+    The close is the part that a conversation ending with the assistant shows too: up to the first end
+    token, or else the first special token, or else without the white space that separates turns. Where
+    that conversation ends with another special token than history has (gpt-oss), history's is taken.
     """
     if not suffixes or _header_ends_turn(template, tokens):
         return Close()
@@ -51,7 +51,7 @@ def find_close(template: ChatTemplate, tokens: Tokens, suffixes: Mapping[str, st
 
 
 def stop_ids(close: Close, tokens: Tokens, suffixes: Mapping[str, str]) -> frozenset[int]:
-    """The id a policy ends its turn with: the close's last, or the header's first where there is no close."""
+    """The ids that end a policy's turn: the close's last, or the header's first where there is no close."""
     if close.ids:
         return tokens.control_ids.intersection(close.ids[-1:])
     heads = {int(ids[0]) for suffix in suffixes.values() if len(ids := tokens.encode(suffix))}
@@ -84,6 +84,7 @@ def find_calls_end(
     if not ends:
         raise RenderError("no control token stands between the calls and their result")
     start, text = min(ends)
+    # A later special token is then the one that opens the next header, so this one closes the turn.
     closes = text == close_text or any(at > start for _, at, _ in special)
     return CallsEnd(text, closes)
 
@@ -129,6 +130,7 @@ def _before_header(template: ChatTemplate) -> str:
 def _turn_length(head: str, final: str, tokens: Tokens) -> int:
     """How many characters of `head` belong to the turn, by what a `final` turn ends with."""
     common = len(common_head([head, final]))
+    # The two may begin with different special tokens (gpt-oss): then the turn includes history's.
     ours, theirs = tokens.encode_located(head), tokens.encode_located(final)
     if tokens.special_ids.issuperset(ours.ids[:1]) and tokens.special_ids.intersection(theirs.ids[:1]):
         return max([common, *(end for _, end in ours.offsets[:1])])

@@ -14,6 +14,7 @@ from atropos_agent.trajectory import Content, Json, Message, MessageCall
 Render: TypeAlias = Callable[[Sequence[Mapping[str, object]]], str]
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# Words that no template holds by itself: finding one in a rendering proves that the field is shown.
 _ARGUMENTS = {"command": "Zq7argumentKx"}
 _THOUGHT = "Zq7thoughtKx"
 _QUESTION: Message = {"role": "user", "content": "What is it?"}
@@ -63,7 +64,7 @@ def fill_in(message: Message, index: int, form: Form) -> Mapping[str, object]:
     filled: dict[str, object] = {**message, "content": _content(message["content"], where, form)}
     if message["role"] != "assistant":
         return filled
-    # Templates ask whether a key is there: an empty one must not be.
+    # Templates test whether a key exists, so an empty field must be left out.
     reasoning, calls = filled.pop("reasoning", ""), filled.pop("tool_calls", ())
     if reasoning and form.reasoning_field:
         filled[form.reasoning_field] = reasoning
@@ -112,7 +113,7 @@ def plain_json(value: Json) -> Json:
 
 
 def find_form(render: Render, *, parts: bool) -> Form:
-    """Try which fields are shown. `render` may raise RenderError: what is refused is not shown."""
+    """Find which fields are shown. `render` may raise RenderError: a refused field counts as not shown."""
     arguments = next((form for form in CallArguments if _shows_calls(render, parts, form)), NOT_SHOWN)
     found = (Form(parts, key, arguments) for key in REASONING_FIELDS)
     return next((form for form in found if _shows_reasoning(render, form)), Form(parts, arguments=arguments))

@@ -1,4 +1,4 @@
-"""What a chat template does of its own accord, found out by rendering small conversations."""
+"""What a chat template does that no message asks for, found by rendering small conversations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from atropos_agent.renderer.template import QUESTION, SENTINELS, ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
 from atropos_agent.trajectory import Message, ToolSchema
 
+# An empty system turn holds only its role's name and is not an injected prompt.
 ROLE_WORDS = {"system", "developer"}
 FIRST, SECOND = SENTINELS
 
 
 class RoleSupport(StrEnum):
-    """What a template makes of a message of some role."""
+    """How a template treats messages of a role."""
 
     SHOWN = "shown"
     DROPPED = "dropped"
@@ -34,8 +35,8 @@ class RoleSupport(StrEnum):
 class Habits:
     """What a template does that no message asks for, and what it does not take.
 
-    `merged_roles`: consecutive messages of these roles share one turn. `injects_system_prompt`: words stand
-    before the first message that nobody wrote. `reasoning_field`: the key of an assistant message whose
+    `merged_roles`: consecutive messages of these roles share one turn. `injects_system_prompt`: the template
+    writes words of its own before the first message. `reasoning_field`: the key of an assistant message whose
     text is shown as reasoning, empty where there is none. `call_arguments`: how structured calls are taken.
     `shows_tools`: the template argument `tools` is shown.
     """
@@ -73,7 +74,7 @@ class Habits:
 
 
 def find_habits(template: ChatTemplate, tokens: Tokens, close: Close, marks: Marks) -> Habits:
-    """Try `template` for each habit. Never raises RenderError: what is refused is not shown."""
+    """Test `template` for each habit. Never raises RenderError: a refused message counts as not shown."""
     call = call_of(marks)
     merged = [role for role in ("user", "tool") if _merges(template, tokens, close, call, role)]
     return Habits(
@@ -93,7 +94,7 @@ def find_habits(template: ChatTemplate, tokens: Tokens, close: Close, marks: Mar
 
 
 def _shown(template: ChatTemplate, messages: Sequence[Message], *, prompt: bool = True) -> str:
-    """The rendering; nothing where the template refuses."""
+    """The rendering; "" where the template refuses the messages."""
     try:
         return template.text(messages, prompt=prompt)
     except RenderError:
@@ -112,7 +113,7 @@ def _alternates(template: ChatTemplate) -> bool:
 
 
 def _injects_system_prompt(template: ChatTemplate, tokens: Tokens) -> bool:
-    """True where words stand before the header of a first question; an empty turn is none."""
+    """True where words stand before the header of a first question; an empty turn does not count."""
     first, later = [tokens.encode(header).tolist() for header in headers(template)]
     while first and later and first[-1] == later[-1]:
         del first[-1], later[-1]

@@ -1,6 +1,6 @@
-"""The Jinja environment that chat templates are written for: the one of transformers, from public parts.
+"""The Jinja environment that chat templates are written for: that of transformers, from public parts.
 
-Templates come from strangers: they run in Jinja's immutable sandbox.
+Templates are untrusted code: they run in Jinja's immutable sandbox.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a trainer trains on; it shows its body in a scope of its own."""
+    """`{% generation %}` marks what a trainer trains on; the body is rendered in a scope of its own."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja declares it so
 
@@ -94,7 +94,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 class _Dict:
-    """`dict` without the attributes of the class."""
+    """`dict(...)` and `dict.fromkeys`, but not the class: its attributes lead to Python's internals."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)

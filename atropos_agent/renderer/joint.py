@@ -1,4 +1,4 @@
-"""Where sampled tokens end and appended ones begin: the end of a turn, neither doubled nor missing."""
+"""Where sampled tokens end and appended tokens begin, so that the end of a turn is not doubled or missing."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def join(
 ) -> Joint:
     """Find how much of `suffix` the tokens `sampled` int32[m] already hold.
 
-    The longest head of the suffix that they end with is theirs, if it holds a control token or the whole
-    close: ordinary text that happens to end as the suffix begins is no end of turn. Any other stop id at
-    their end replaces the close.
+    If `sampled` ends with a head of the suffix, the longest such head counts as sampled, provided that it
+    holds a control token or the whole close: ordinary text that ends as the suffix begins does not end a
+    turn. Any other stop id at the end of `sampled` replaces the close.
     """
     held = _overlap(suffix, sampled, tokens)
     if held:
@@ -90,4 +90,5 @@ def _ends_with_close(suffix: Suffix, sampled: TokenIds, tokens: Tokens) -> bool:
     close = suffix.close_text
     if not close or not tokens.control_ids.isdisjoint(suffix.ids[: suffix.close_ids].tolist()):
         return False
+    # A token holds at least one byte and a character at most four: this many tokens spell the close.
     return tokens.decode(sampled[-4 * len(close) :]).endswith(close)

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 def load_tokenizer(source: str | Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """The tokenizer with its chat template, and the end tokens of the generation config.
 
-    Raises RenderError where they cannot be had, also offline.
+    Raises RenderError if they cannot be loaded, e.g. offline.
     """
     from transformers import AutoTokenizer
 
+    # transformers would take a missing folder for a hub name and give a misleading error.
     if (isinstance(source, Path) or source.startswith(("/", "."))) and not Path(source).is_dir():
         raise RenderError(f"no folder {str(source)!r} to load a tokenizer from")
     try:
         return AutoTokenizer.from_pretrained(str(source)), _generation_stops(str(source))
-    except Exception as error:  # the tokenizers library raises it bare for a malformed file
+    except Exception as error:  # for a malformed file the tokenizers library raises a bare Exception
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RenderError(
             f"no tokenizer from {str(source)!r}: {first}; give a folder with tokenizer.json or a hub name"

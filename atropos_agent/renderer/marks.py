@@ -9,7 +9,7 @@ from atropos_agent.errors import RenderError
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Markers and control texts of a dialect, and examples of its writing for the probes.
+    """Markers and control texts of a dialect, and example messages for the probes.
 
     A renderer needs the examples because templates branch on the text of messages: Qwen3 does not take a
     user message that begins with `<tool_response>` for a question. Every field may be empty. Probes leave
@@ -51,5 +51,5 @@ class Marks:
         return closed < opened if opened >= 0 else begins_open and closed < 0
 
     def after_reasoning(self, text: str) -> str:
-        """What stands behind the last closing reasoning marker of `text`."""
+        """What follows the last closing reasoning marker of `text`."""
         return text.rpartition(self.reasoning_close)[2] if self.reasoning_close else text

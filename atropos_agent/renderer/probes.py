@@ -1,4 +1,4 @@
-"""The conversations a chat template is tried on before it is trusted. Data only."""
+"""The probe conversations on which a chat template is tested before it is used. Data only."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def followings(control: Sequence[str], marks: Marks) -> Mapping[str, Following]:
     """What can come after an assistant's text, by name; `control` are the renderer's control tokens."""
     observation = observation_of(marks)
     wrapped = {"a wrapped repair text": (user(marks.repair),)} if marks.repair else {}
+    # The first 24 control tokens only: some tokenizers have hundreds.
     return {
         OBSERVED: (user(observation),),
         "two observations in one message": (user(f"{observation}\n{observation}"),),

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,20 +43,30 @@ if TYPE_CHECKING:
 
 NO_MARKS = Marks()
 CERTIFICATES_KEPT = 256
-"""Rollouts may bring tools of their own, and each set of tools is certified."""
+"""Each set of tools has a certificate of its own, and rollouts may bring their own tools."""
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
 _CERTIFICATES: dict[str, Certificate] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class _Certified:
+    """What follows from the certificate. Kept, because every step of every rollout asks for it."""
+
+    certificate: Certificate
+    stop_ids: frozenset[int]
+    turns: Turns
+    crossing: Crossing
+
+
 class Renderer:
     """Messages to exact token ids with one tokenizer and its chat template.
 
-    Immutable, and shareable between rollouts and threads. `marks` are those of the dialect that the policy
-    speaks; without them nothing opens reasoning, and only the tokenizer's own control tokens are known.
-    `template_arguments` reach the template as they are. `stop_ids` are end tokens beside the tokenizer's
-    own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises RenderError where
-    the tokenizer is not a fast one or has no usable chat template.
+    Immutable, and shareable between rollouts and threads. `marks` are those of the policy's dialect; without
+    them nothing opens reasoning, and only the tokenizer's own control tokens are known.
+    `template_arguments` are passed to the template unchanged. `stop_ids` are end tokens beside the
+    tokenizer's own. `on_mismatch` says what happens when a bridge fails its run-time check. Raises
+    RenderError if the tokenizer is not a fast one or has no usable chat template.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Renderer:
         self._on_mismatch = on_mismatch
         self._key = self._identity()
         self._server_stop_ids: frozenset[int] = frozenset()
+        self._known: _Certified | None = None
         self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
 
     def _identity(self) -> str:
@@ -93,8 +104,8 @@ class Renderer:
     ) -> Renderer:
         """Load tokenizer, chat template and generation config from a folder or a hub name.
 
-        `chat_template` replaces the template that comes with the tokenizer. Raises RenderError where they
-        cannot be had, also offline.
+        `chat_template` replaces the template that comes with the tokenizer. Raises RenderError if they
+        cannot be loaded, e.g. offline.
         """
         tokenizer, stop_ids = load_tokenizer(source)
         if chat_template is not None:
@@ -109,39 +120,59 @@ class Renderer:
 
     def with_stop_ids(self, stop_ids: Iterable[int]) -> Renderer:
         """The same renderer, also counting these ids (a server's own end tokens) as stop ids."""
-        other = copy.copy(self)
+        other = self._copied()
         other._server_stop_ids = self._server_stop_ids.union(stop_ids)  # noqa: SLF001 - a fresh copy
         return other
 
     def with_marks(self, marks: Marks) -> Renderer:
-        """The same renderer for a policy that speaks the dialect of these marks; itself where it does."""
+        """The same renderer for the dialect of these marks; the object itself if it has them already."""
         if marks == self._marks:
             return self
-        other = copy.copy(self)
+        other = self._copied()
         other._marks = marks  # noqa: SLF001 - a fresh copy
         other._tokens = self._tokens.with_control_texts(marks.control_texts)  # noqa: SLF001
         other._key = other._identity()  # noqa: SLF001
         return other
 
     def with_tools(self, schemas: Sequence[ToolSchema]) -> Renderer:
-        """The same renderer with these tools as the template argument `tools`; none where there are none."""
+        """The same renderer with these tools as the template argument `tools`; None if there are none."""
         tools: list[Json] = [schema.to_dict() for schema in schemas]
-        other = copy.copy(self)
+        other = self._copied()
         other._template = self._template.with_arguments({"tools": tools or None})  # noqa: SLF001 - a fresh copy
         other._key = other._identity()  # noqa: SLF001
         return other
 
+    def _copied(self) -> Renderer:
+        other = copy.copy(self)
+        other._known = None  # noqa: SLF001 - a fresh copy
+        return other
+
     @property
     def marks(self) -> Marks:
-        """The marks of the dialect that the policy speaks."""
+        """The marks of the policy's dialect."""
         return self._marks
 
     @property
     def certificate(self) -> Certificate:
         """What is certified of this template and tokenizer; computed on first use, kept per process."""
+        return self._certified.certificate
+
+    @property
+    def _certified(self) -> _Certified:
+        if self._known is None:
+            certificate = self._found_certificate()
+            stop_ids = self._tokens.eos_ids | certificate.stop_ids | self._server_stop_ids
+            turns = Turns(self._template, self._marks, certificate.tool_bridge.calls_end)
+            opens, canonical = certificate.opens_reasoning, certificate.joint == "canonical"
+            crossing = Crossing(self._tokens, self._marks, stop_ids, opens, canonical)
+            self._known = _Certified(certificate, stop_ids, turns, crossing)
+        return self._known
+
+    def _found_certificate(self) -> Certificate:
         known = _CERTIFICATES.get(self._key)
         if known is None:
             known = certify(self._template, self._tokens, self._marks, self._key)
+            # The oldest first; the default of `pop` is for another thread that was faster.
             while len(_CERTIFICATES) >= CERTIFICATES_KEPT:
                 _CERTIFICATES.pop(next(iter(_CERTIFICATES)), None)
             _CERTIFICATES[self._key] = known
@@ -159,8 +190,8 @@ class Renderer:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """End tokens: those of tokenizer and generation config, the certified close, a server's if told."""
-        return self._tokens.eos_ids | self.certificate.stop_ids | self._server_stop_ids
+        """End tokens: of tokenizer, generation config and certified close, and the server's if given."""
+        return self._certified.stop_ids
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -186,9 +217,9 @@ class Renderer:
         return self._template.text(messages)
 
     def turn_text(self, messages: Sequence[Message], answer: AssistantMessage) -> str | None:
-        """What the template writes of `answer` behind the prompt of `messages`, without the end of the turn.
+        """What the template writes for `answer` after the prompt of `messages`, without the end of the turn.
 
-        None where it does not show the reasoning of `answer` there, or shows the prompt otherwise then.
+        None if it does not show the reasoning of `answer` there, or then shows the prompt differently.
         """
         if not self.shows_reasoning:
             return None
@@ -226,7 +257,7 @@ class Renderer:
         return self._tokens.ids_from_bytes(token_bytes)
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes that each id stands for by itself, special tokens as they are written."""
+        """The bytes of each id by itself; a special token gives the bytes of its text."""
         return self._tokens.token_bytes(ids)
 
     def neutralise(self, text: str) -> str:
@@ -241,7 +272,7 @@ class Renderer:
         finish: FinishReason,
         turn: int,
     ) -> Bridge:
-        """What must follow `sampled` int32[m] until the next completion can be asked for.
+        """What must follow `sampled` int32[m] before the next completion can be requested.
 
         `messages` is the whole conversation; what comes after its last assistant message is new, and
         only that is encoded. Where that message has `tool_calls`, `sampled` is what the template renders
@@ -249,23 +280,22 @@ class Renderer:
         last exchanges is compared, of the whole conversation where `turn` is a power of two. Raises
         RenderError where the certificate refuses the bridge, BridgeMismatch where that check fails.
         """
-        last = last_assistant(messages)
+        last, known = last_assistant(messages), self._certified
         answer, following = messages[last], messages[last + 1 :]
-        if reason := self.certificate.refusal(answer, following):
+        if reason := known.certificate.refusal(answer, following):
             raise RenderError(
                 f"no bridge for this chat template: {reason}; agent.history=template does without one"
             )
-        turns = self._turns
-        suffix = turns.after(answer, following)
-        held = holds_at(turns, messages, suffix, turn=turn)
+        suffix = known.turns.after(answer, following)
+        held = holds_at(known.turns, messages, suffix, turn=turn)
         notes = [] if held else [self._mismatch(last, suffix)]
-        return self._crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, notes)
+        return known.crossing.over(suffix, known.certificate.close_of(answer), sampled, finish, notes)
 
     def continuation(
         self, shown: str, messages: Sequence[Message], sampled: TokenIds, *, finish: FinishReason
     ) -> Continuation:
-        """What the template makes of `messages`, whose last assistant message is `sampled` int32[m], the
-        answer to the prompt that it rendered as `shown`.
+        """The template's rendering of `messages`. Their last assistant message is `sampled` int32[m], the
+        answer to the prompt that the template rendered as `shown`.
 
         Renders the whole, encodes only what is new. With a certified bridge the end of the turn is joined
         as in `bridge`; without one the rendering must begin with `shown` and the sampled text as it is.
@@ -273,9 +303,9 @@ class Renderer:
         """
         last = last_assistant(messages)
         answer, following = messages[last], messages[last + 1 :]
-        bridge, suffix, crossing = None, "", self._crossing
+        bridge, suffix, crossing = None, "", self._certified.crossing
         if not self.certificate.refusal(answer, following):
-            suffix = self._turns.after(answer, following)
+            suffix = self._certified.turns.after(answer, following)
             bridge = crossing.over(suffix, self.certificate.close_of(answer), sampled, finish, [])
             closing = REASONING_CLOSED in bridge.notes
         else:
@@ -285,35 +315,26 @@ class Renderer:
         if closing and is_plain(answer):
             messages = [*messages[:last], {"role": "assistant", "content": told}, *following]
         text = self._template.text(messages)
+        # A rendering that is not what the bridge appends may still extend what was shown and sampled.
         if bridge is None or text != f"{shown}{told}{suffix}":
             bridge = crossing.added(text, f"{shown}{self.decode(sampled)}", close)
         return Continuation(text, bridge, closing)
 
-    @property
-    def _turns(self) -> Turns:
-        return Turns(self._template, self._marks, self.certificate.tool_bridge.calls_end)
-
-    @property
-    def _crossing(self) -> Crossing:
-        certificate = self.certificate
-        canonical, opens = certificate.joint == "canonical", certificate.opens_reasoning
-        return Crossing(self._tokens, self._marks, self.stop_ids, opens_reasoning=opens, canonical=canonical)
-
     def is_cut_in_reasoning(self, sampled: TokenIds, finish: FinishReason) -> bool:
         """True where `sampled` int32[m] was cut off with its reasoning still open."""
-        return self._crossing.is_cut_in_reasoning(sampled, finish)
+        return self._certified.crossing.is_cut_in_reasoning(sampled, finish)
 
     def check_bridges(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """Compare every bridge of a finished conversation with the template's rendering of the whole.
 
-        Returns the words to be counted. Raises BridgeMismatch where one differs. Templates that rewrite
-        earlier observations are held to the last bridge alone.
+        Returns notes to be counted. Raises BridgeMismatch where one differs. For a template that rewrites
+        earlier observations only the last bridge is compared.
         """
         certificate = self.certificate
         rewrites = certificate.rewrites_observations
         if any(message["role"] == "tool" for message in messages):
             rewrites |= certificate.tool_bridge.rewrites_results
-        missing = first_mismatch(self._turns, messages, earlier=not rewrites)
+        missing = first_mismatch(self._certified.turns, messages, earlier=not rewrites)
         return () if missing is None else (self._mismatch(*missing),)
 
     def _mismatch(self, index: int, suffix: str) -> str:

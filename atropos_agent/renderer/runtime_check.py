@@ -1,8 +1,8 @@
-"""What no probe can hold: the bridge, compared with the template's own rendering while a rollout goes on.
+"""Compares bridges with the template's own rendering during a rollout, because no probe covers all contents.
 
-Every turn a window is compared, at a cost that does not grow: the opening, the last exchanges, and what is
-new. Turns 1, 2, 4, 8, ... compare the whole conversation, and its end compares every bridge of it: linear
-in all. An exchange is an assistant's text and what follows it.
+Every turn compares a window, at a cost that does not grow: the opening, the last exchanges, and what is
+new. Turns 1, 2, 4, 8, ... compare the whole conversation, and its end compares every bridge of it: the
+total cost is linear. An exchange is an assistant's text and what follows it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RECENT_EXCHANGES = 2
 def holds_at(turns: Turns, messages: Sequence[Message], suffix: str, *, turn: int) -> bool:
     """True where the template writes exactly `suffix` after the last assistant's text of `messages`.
 
-    A window that differs or is refused proves nothing; then, too, the whole conversation decides.
+    A window that differs or is refused is not proof of a mismatch: then the whole conversation is compared.
     """
     whole = turn & (turn - 1) == 0
     return (not whole and _window_shows(turns, messages, suffix)) or _shows_last(turns, messages, suffix)
@@ -46,10 +46,10 @@ def window(messages: Sequence[Message], exchanges: int = RECENT_EXCHANGES) -> Se
 def first_mismatch(
     turns: Turns, messages: Sequence[Message], *, earlier: bool = True
 ) -> tuple[int, str] | None:
-    """The first bridge of a conversation that its rendering does not show, and in that order.
+    """The first bridge of a conversation that its rendering does not show in order.
 
     Returns the index of the assistant message and the missing text, None where all are there. `earlier`
-    False looks for the last one alone.
+    False checks the last bridge only.
     """
     *before, (last, following) = exchanges_of(messages)
     messages = messages[: last + 1 + len(following)]
@@ -69,12 +69,12 @@ def first_missing(
 ) -> tuple[int, str] | None:
     """The first of these exchanges of `messages` that `rendered` does not show in order: its index and text.
 
-    Of exchanges with equal texts, it is the last that is reported.
+    Of exchanges with equal texts, the last one is reported.
     """
     at, prompt = 0, turns.template.generation_prompt
     for index, following in exchanges:
         if calls_of(messages[index]) and not turns.calls_end:
-            continue  # not bridged: calls of the opening
+            continue  # calls of the opening: never bridged, so there is no text to look for
         text = turns.after(messages[index], following).removesuffix(prompt)
         found = rendered.find(text, at)
         if found < 0:

@@ -27,8 +27,8 @@ QUESTION: Message = {"role": "user", "content": "What is it?"}
 class ChatTemplate:
     """Messages to text. Immutable; rendering is safe from any thread.
 
-    The clock that `strftime_now` reads stands still from construction on. `content_as_parts`: the template
-    takes content only as a list of parts. `digest` identifies template and inputs.
+    `strftime_now` always gives the time of construction. `content_as_parts`: the template takes content only
+    as a list of parts. `digest` identifies template and inputs.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Json]) -> None:
@@ -38,12 +38,14 @@ class ChatTemplate:
         special: Mapping[str, str] = tokenizer.special_tokens_map
         self.bos_token: str = str(special.get("bos_token") or "")
         self._special = special
+        # One fixed time: a date that changes at midnight would rewrite the history of running rollouts.
         self._clock = datetime.now().astimezone().strftime
         self._freeze(arguments)
         self.content_as_parts: bool = not self._shows_content(parts=False) and self._shows_content(parts=True)
         self._plain_form = Form(self.content_as_parts)
 
     def _freeze(self, arguments: Mapping[str, Json]) -> None:
+        # A deep copy: a later change by the caller must not reach the template.
         self._arguments: Mapping[str, Json] = json.loads(json.dumps(plain_json(arguments)))
         given = {**self._special, **self._arguments}
         identity = json.dumps([self._source, given], sort_keys=True, default=str)
@@ -52,7 +54,7 @@ class ChatTemplate:
         self._inputs: Mapping[str, object] = {**self._template.globals, **defaults, **given}
 
     def with_arguments(self, arguments: Mapping[str, Json]) -> ChatTemplate:
-        """The same template and clock with these arguments beside the ones that it has."""
+        """The same template and clock with these arguments added to the present ones."""
         other = copy.copy(self)
         for derived in ("form", "generation_prompt"):
             other.__dict__.pop(derived, None)
@@ -87,7 +89,7 @@ class ChatTemplate:
         return self._plain_form if is_plain(message) else self.form
 
     def remembering(self) -> ChatTemplate:
-        """The same template, keeping every rendering: for probes, which share most of their parts."""
+        """The same template with a cache of all renderings: probes share most of their conversations."""
         other = copy.copy(self)
         other._kept = {}  # noqa: SLF001 - a fresh copy
         return other
@@ -106,7 +108,7 @@ class ChatTemplate:
 
     @cached_property
     def generation_prompt(self) -> str:
-        """What a prompt adds to a question; nothing where that cannot be shown without one."""
+        """What a generation prompt adds to a question; "" where the template refuses one of the two."""
         try:
             return self.text([QUESTION])[len(self.settled([QUESTION])) :]
         except RenderError:
@@ -133,7 +135,7 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[Mapping[str, object]], *, prompt: bool = True) -> str:
         try:
-            # Template.render would merge the globals again, which costs more than rendering a conversation
+            # Not Template.render: it merges the globals again, which costs more than the rendering.
             inputs = {**self._inputs, "messages": messages, "add_generation_prompt": prompt}
             return "".join(self._template.root_render_func(self._template.new_context(inputs, shared=True)))
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
@@ -142,6 +144,7 @@ class ChatTemplate:
 
 def common_head(texts: Sequence[str]) -> str:
     """The longest text that all of `texts` begin with."""
+    # The first and the last in sort order differ earliest: what these two share, all share.
     first, last = min(texts), max(texts)
     size = next((at for at, char in enumerate(first) if char != last[at]), len(first))
     return first[:size]

@@ -1,4 +1,4 @@
-"""Text to token ids and back, through a private copy of a tokenizer that nobody else can reconfigure."""
+"""Text to token ids and back, through a private copy of a tokenizer that no other code can reconfigure."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Tokens:
                 f"{type(tokenizer).__name__} is not a fast tokenizer; convert it to a tokenizer.json first"
             )
         serialised = backend.to_str()
+        # A copy: transformers sets truncation and padding of its own backend at each call.
         self._backend = Tokenizer.from_str(serialised)
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -57,6 +58,7 @@ class Tokens:
         self.special_ids: frozenset[int] = frozenset(i for i, token in self._added.items() if token.special)
         self._own_control = frozenset(control.values())
         self.control_tokens: tuple[str, ...] = _longest_first(self._own_control.union(control_texts))
+        # Unknown text encodes to the unknown token, so finding that one does not mean that it was spelled.
         self._breakable = self.control_ids - _ids(tokenizer.unk_token_id)
 
     def with_control_texts(self, control_texts: Iterable[str]) -> Tokens:
@@ -66,7 +68,7 @@ class Tokens:
         return other
 
     def encode(self, text: str) -> TokenIds:
-        """Ids of `text`, int32[n]; control tokens in it become control ids, none is added."""
+        """Ids of `text`, int32[n]; control tokens in it become control ids, no special token is added."""
         return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_located(self, text: str) -> Encoding:
@@ -85,7 +87,7 @@ class Tokens:
         return None if None in ids else np.array(ids, np.int32)
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """What each id stands for by itself; not always whole UTF-8."""
+        """The bytes of each id by itself; not always whole UTF-8."""
         return [self._bytes_of(token) for token in ids]
 
     def _bytes_of(self, token: int) -> bytes:
@@ -100,7 +102,7 @@ class Tokens:
         id comes out of encoding it. What cannot be broken that way is removed."""
         given = text
         for token in self.control_tokens:
-            while token in text:
+            while token in text:  # `replace` skips occurrences that overlap the previous one
                 text = text.replace(token, f"{token[0]}{BREAK}{token[1:]}" if len(token) > 1 else "")
         if text is given and self._backend.normalizer is None:
             return text  # nothing but the literal text of a control token can encode to it

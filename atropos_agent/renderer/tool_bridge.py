@@ -1,7 +1,7 @@
-"""What a chat template makes of tool messages: tried on probes of their own.
+"""How a chat template writes tool messages, tested on probes of their own.
 
-After structured calls the sampled text is what the template renders the message into. What the bridge
-appends then begins behind the calls, with what ends their turn.
+After structured calls, the sampled text is the template's rendering of the message. The bridge then begins
+after the calls, with the end of their turn.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CALLS: tuple[MessageCall, ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ToolBridge:
-    """Where tool messages may follow an assistant's turn, so that appending goes on.
+    """Where tool messages may be appended to an assistant's turn.
 
     - `after_text`: after raw text, what the template writes does not depend on that text or on history.
     - `after_calls`: after structured calls, what it writes behind them does not depend on content,
       reasoning, arguments or history.
     - `calls_end`: what a turn of calls ends with, the head of what follows it; empty without `after_calls`.
     - `calls_close`: `calls_end` where it closes the turn; empty where the next header ends the turn.
-    - `rewrites_results`: earlier results are later shown otherwise.
+    - `rewrites_results`: the template later changes earlier results.
     - `reasons`: every refusal.
     """
 
@@ -67,14 +67,14 @@ class ToolProbe:
 
 @dataclass(slots=True)
 class _Tried:
-    """What the probes have shown so far."""
+    """The findings of the probes so far."""
 
     reasons: list[str] = field(default_factory=list[str])
     rewrites: bool = False
 
 
 def find_tool_bridge(template: ChatTemplate, tokens: Tokens, close_text: str, marks: Marks) -> ToolBridge:
-    """Try tool messages after text and after calls. Never raises RenderError: what fails is a reason."""
+    """Test tool messages after text and after calls. Never raises RenderError: a failure becomes a reason."""
     text, calls, end = _Tried(), _Tried(), CallsEnd()
     _try_all(Turns(template, marks), _text_probes(marks), text)
     try:
@@ -132,7 +132,7 @@ def _call_probes(template: ChatTemplate) -> Iterator[ToolProbe]:
 
 
 def _calling(count: int, content: str = "", reasoning: str = "") -> Message:
-    """An assistant message with so many calls, the first sentinel in the arguments of the last."""
+    """An assistant message with `count` calls, the first sentinel in the arguments of the last."""
     called: AssistantMessage = {"role": "assistant", "content": content, "tool_calls": marked(CALLS[:count])}
     if reasoning:
         called["reasoning"] = reasoning

@@ -1,4 +1,4 @@
-"""What a template writes after an assistant's turn, be it raw text or structured calls."""
+"""What a template writes after an assistant's turn of raw text or of structured calls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ARGUMENT = "command"
 class Turns:
     """Assistant turns as `template` writes them.
 
-    Structured calls are rendered into text that the policy sampled, so what follows the turn begins behind
-    them: with `calls_end`, the end of such a turn, empty where none is certified.
+    Structured calls are rendered into text that the policy sampled. What follows the turn therefore begins
+    after them, with `calls_end`, the end of such a turn; empty where none is certified.
     """
 
     template: ChatTemplate
@@ -29,7 +29,7 @@ class Turns:
     def after(self, answer: Message, following: Sequence[Message]) -> str:
         """What a short conversation shows after the turn `answer` when `following` comes next.
 
-        The text and the arguments of `answer` are replaced; the names and ids of its calls are kept, for
+        The text and the arguments of `answer` are replaced; the names and ids of its calls are kept, because
         results refer to them. Raises RenderError.
         """
         calls = calls_of(answer)
@@ -51,7 +51,8 @@ class Turns:
         return self.template.text([*messages[:last], said, *messages[last + 1 :]]).partition(mark)[2]
 
     def behind_calls(self, rendered: str, mark: str = SENTINELS[0]) -> str:
-        """`rendered` from the end of the turn on whose last call holds `mark`. Raises BridgeMismatch."""
+        """The rest of `rendered` from the end of the turn whose last call holds `mark`. Raises
+        BridgeMismatch."""
         _, found, rest = rendered.partition(mark)
         at = rest.find(self.calls_end)
         if not found or mark in rest or at < 0:

@@ -1,8 +1,8 @@
-"""`report.html`: one run in one file that opens anywhere and asks the network for nothing.
+"""`report.html`: one run in one file that opens in any browser and makes no network request.
 
-The data travels as JSON that no HTML parser can mistake for markup, and the page shows it as text only:
-what a model or a tool wrote never becomes an element. The page's own script is named by its hash in the
-content security policy, so nothing else can run.
+The data is embedded as JSON that no HTML parser can mistake for markup, and the page shows it as text only:
+the output of a model or a tool never becomes an element. The content security policy names the page's own
+script by its hash, so no other script can run.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ DISTINCT_BARS = 12
 Decode: TypeAlias = Callable[[Sequence[int]], list[str]]
 Place: TypeAlias = tuple[int, int]
 
+# "<" could close the script element around the data; U+2028 and U+2029 end a line in older JavaScript.
 _ESCAPES = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
@@ -48,7 +49,7 @@ _ESCAPES = str.maketrans(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Survey:
-    """The run gone through once: its numbers, and which rollouts (group, index) the report shows."""
+    """One pass over the run: its numbers, and which rollouts (group, index) the report shows."""
 
     summary: RunSummary
     shown: frozenset[Place]
@@ -81,7 +82,7 @@ def write_report(run_path: Path | str, *, max_trajectories: int = 200, decode: D
 
 
 def visible_pieces(token_bytes: Sequence[bytes]) -> list[str]:
-    """One text per token: bytes that are no UTF-8 by themselves are shown as \\xNN."""
+    """One text per token: bytes that are not valid UTF-8 by themselves are shown as \\xNN."""
     return [piece.decode("utf-8", "backslashreplace") for piece in token_bytes]
 
 
@@ -90,6 +91,7 @@ def _page(data: Mapping[str, Json]) -> str:
     script = template.rpartition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     embedded = encode_line(data).decode().strip().translate(_ESCAPES)
+    # One replacement each: the data itself may contain the marks.
     return template.replace(SCRIPT_HASH_MARK, digest, 1).replace(DATA_MARK, embedded, 1)
 
 
@@ -108,6 +110,7 @@ def _survey(run_path: Path, most: int) -> _Survey:
 
 def _kind(rollout: Rollout) -> tuple[str, str]:
     """Stop reason and score; those of all traces where there are several."""
+    # Rounded: with exact scores, a run of continuous scores would have a kind for each rollout.
     scores = ["" if trace.score is None else f"{trace.score:.1f}" for trace in rollout.traces]
     return " ".join(trace.result.stop_reason.value for trace in rollout.traces), " ".join(scores)
 
@@ -144,13 +147,13 @@ def _summary(summary: RunSummary) -> dict[str, Json]:
 
 
 def _logprob_check(file: Path) -> Json:
-    """What `check-logprobs` found, where it has been run."""
+    """The result of `check-logprobs`, None if it has not been run."""
     if not file.exists():
         return None
     try:
         return decode_line(file.read_bytes())
     except (OSError, RecordError) as error:
-        raise RunDirectoryError(f"{file} cannot be read ({error}); check the run anew") from error
+        raise RunDirectoryError(f"{file} cannot be read ({error}); run check-logprobs again") from error
 
 
 def _charts(summary: RunSummary) -> list[dict[str, Json]]:

@@ -1,4 +1,4 @@
-"""What a finished or running run amounts to, in numbers. Reads the log once, one group in memory."""
+"""The numbers of a finished or running run. Reads the log once, one group in memory."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class RunSummary:
             return None
         elapsed_s, until = 0.0, 0.0
         for start, end in sorted(self.intervals):
+            # Rollouts overlap: count only the part after the latest end so far.
             elapsed_s += max(end - max(start, until), 0.0)
             until = max(until, end)
         return elapsed_s
@@ -77,7 +78,7 @@ def summarise(run_path: Path | str) -> RunSummary:
 
 
 def summary_of(groups: Iterable[GroupRecord], rules: Rules) -> RunSummary:
-    """The numbers of `groups`, which are gone through once; `rules` say what a trainer gets of them."""
+    """The numbers of `groups`, which are read once; `rules` say what a trainer gets of them."""
     summary = RunSummary()
     for record in groups:
         summary.groups += 1

@@ -1,4 +1,4 @@
-"""What goes on inside the process: logs without secrets, what is in flight, and what has stalled."""
+"""Observability of this process: logs without secrets, the in-flight table, the stall watchdog."""
 
 from atropos_agent.telemetry.flight_recorder import FlightRecorder
 from atropos_agent.telemetry.in_flight import CURRENT, Entry, Kind, Phase, lines, sending, table

@@ -1,4 +1,4 @@
-"""Why something in flight does not get on: the cause in words, what it was, and the next act."""
+"""Why an operation in flight is stalled: the cause, the evidence, and what to do next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOLDERS_SHOWN = 3
 
 
 class Cause(StrEnum):
-    """What holds an entry up."""
+    """Why an entry is stalled."""
 
     NOT_ACCEPTING = "the server does not accept connections"
     SILENT = "the server accepts but sends nothing"
@@ -30,7 +30,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """One entry that does not get on: what holds it up, and the line that says so."""
+    """One stalled entry, its cause, and the line of text that reports it."""
 
     entry: Entry
     cause: Cause
@@ -38,7 +38,7 @@ class Stall:
 
 
 def explain(entry: Entry, everything: Sequence[Entry]) -> Stall:
-    """The cause of `entry`'s standstill, told from its phase and from `everything` else in flight."""
+    """The cause of the stall of `entry`, derived from its phase and from `everything` in flight."""
     cause = _cause(entry)
     return Stall(entry, cause, f"{cause}: {entry.name}: {_evidence(cause, entry, everything)}")
 
@@ -48,6 +48,7 @@ def _cause(entry: Entry) -> Cause:
         return Cause.SANDBOXES_EXHAUSTED if entry.phase is Phase.QUEUED else Cause.SANDBOX_START
     if entry.kind is not Kind.REQUEST:
         return _OTHERS[entry.kind]
+    # while it backs off after failed connects, the cause is the connection, not a refusal by the server
     return Cause.NOT_ACCEPTING if entry.unreached else _REQUESTS.get(entry.phase, Cause.ENGINE_SILENT)
 
 
@@ -82,7 +83,7 @@ def _evidence(cause: Cause, entry: Entry, everything: Sequence[Entry]) -> str:
         case Cause.POOL_EXHAUSTED | Cause.SANDBOXES_EXHAUSTED:
             setting = "policy.max_concurrency" if entry.kind is Kind.REQUEST else "sandbox.slots"
             taken = _places_taken(entry, everything)
-            return f"queued for {for_s}; {taken}; raise {setting}, or mend what holds them"
+            return f"queued for {for_s}; {taken}; raise {setting}, or fix the holders"
         case Cause.TOOL_HANGS:
             return f"executing for {for_s} with {shortened(entry.detail)}; agent.tool_timeout_s bounds it"
         case Cause.SHUTDOWN_STALLED:
@@ -92,7 +93,7 @@ def _evidence(cause: Cause, entry: Entry, everything: Sequence[Entry]) -> str:
 
 
 def _places_taken(entry: Entry, everything: Sequence[Entry]) -> str:
-    """Who has the places that `entry` waits for, oldest first."""
+    """The holders of the places that `entry` waits for, oldest first, as text."""
     holders = _sharing(entry, everything)
     shown = [f"{_who(one)}: {one.state} for {one.phase_age_s:.1f} s" for one in holders[:HOLDERS_SHOWN]]
     if more := len(holders) - len(shown):
@@ -101,10 +102,10 @@ def _places_taken(entry: Entry, everything: Sequence[Entry]) -> str:
 
 
 def is_moving(entry: Entry, everything: Sequence[Entry], limit_s: float) -> bool:
-    """True where what `entry` queues for is merely busy: somebody who holds a place gets on.
+    """True if the queue of `entry` moves: a holder of a place made progress within `limit_s` seconds.
 
-    Who holds a sandbox gets on while something else of his is younger than `limit_s`, or is just not in
-    flight between two steps.
+    The holder of a sandbox makes progress while another operation of the same rollout is younger than
+    `limit_s`, or while none is in flight (between two steps).
     """
     if entry.phase is not Phase.QUEUED:
         return False
@@ -114,6 +115,7 @@ def is_moving(entry: Entry, everything: Sequence[Entry], limit_s: float) -> bool
 def _gets_on(holder: Entry, everything: Sequence[Entry], limit_s: float) -> bool:
     if holder.kind is Kind.REQUEST:
         return holder.phase_age_s < limit_s
+    # a sandbox in use is idle between two tool calls: judge its rollout by the other operations
     doings = [other for other in everything if other.owner == holder.owner and other is not holder]
     return not doings or any(doing.phase_age_s < limit_s for doing in doings)
 
@@ -127,7 +129,7 @@ def _sharing(entry: Entry, everything: Sequence[Entry]) -> list[Entry]:
 
 
 def _who(entry: Entry) -> str:
-    return f"{entry.owner or 'somebody'} step {entry.step}" if entry.step else entry.owner or "somebody"
+    return f"{entry.owner or 'unknown'} step {entry.step}" if entry.step else entry.owner or "unknown"
 
 
 def _still_open(entry: Entry, everything: Sequence[Entry]) -> str:

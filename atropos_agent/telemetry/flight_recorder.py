@@ -1,4 +1,4 @@
-"""The flight recorder: a file of lines that says, after the fact, what stalled, when, and how it ended."""
+"""The flight recorder: a JSONL file of the stalls of a run, with their causes and ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LARGEST_FILE = 16 << 20
-"""Bytes; after them a run has said enough, and nothing more is written."""
+"""In bytes. An event that would exceed it is not written."""
 
 
 class FlightRecorder:
-    """Appends one JSON object a line to `path`; each is written by a single call, so a crash tears none.
+    """Appends one JSON object per line to `path`.
 
-    A file that cannot be written is given up silently: the recorder must never add to the trouble.
+    Errors of writing are ignored: diagnostics must never fail a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +29,7 @@ class FlightRecorder:
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 if os.fstat(fd).st_size + len(line) <= LARGEST_FILE:
-                    os.write(fd, line)
+                    os.write(fd, line)  # one unbuffered call: a crash of this process cannot cut the line
             finally:
                 os.close(fd)
         except OSError:

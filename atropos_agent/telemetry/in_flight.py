@@ -1,7 +1,7 @@
-"""The in-flight table: what this process waits for now, since when, in which phase, and for whom.
+"""The in-flight table: what this process waits for now, since when, in which phase, for which rollout.
 
-An entry costs a few attribute writes; nothing is formatted until somebody looks. The table is one for the
-process, because whoever asks why it hangs asks the process.
+An entry costs a few attribute writes; text is made only when the table is read. There is one table per
+process, because a user who asks why it hangs can only ask the process (by a signal or a key).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 
 
 class Kind(StrEnum):
-    """What is waited for."""
+    """The kind of operation."""
 
     REQUEST = "request"
     TOOL = "tool call"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where it stands. A sandbox is queued for, starts and is in use; tools and scorers execute."""
+    """The phase of an operation. A sandbox is queued, starting or in use; tools and scorers execute."""
 
     QUEUED = "queued"
     CONNECTING = "connecting"
@@ -36,11 +36,11 @@ class Phase(StrEnum):
 
 
 class Entry:
-    """One thing in flight; a context manager that keeps it in the table for the length of a block.
+    """One operation in flight; as a context manager it is in the table inside the block.
 
     `owner` is a rollout id and `step` its step (0: none); `target` a URL, a tool, an item. `places` bounds
-    how many of this target may be past `QUEUED` at once (0: no bound). `detail` says more: arguments of a
-    tool, why a request is tried again. Times are of `time.monotonic`.
+    how many of this target may be past `QUEUED` at once (0: no bound). `detail` says more: the arguments of a
+    tool, the reason for a retry. Times are from `time.monotonic`.
     """
 
     __slots__ = (
@@ -92,19 +92,20 @@ class Entry:
         _TABLE.pop(self, None)
 
     def enter(self, phase: Phase) -> None:
-        """Go on to `phase`. Attempts to connect count from the first that failed."""
+        """Change to `phase`."""
+        # while a server cannot be reached, the phase counts from the first attempt: retries must not hide it
         if not (self.unreached and phase is Phase.CONNECTING):
             self.phase_since = time.monotonic()
             self.unreached = False
         self.phase = phase
 
     def read(self, size: int) -> None:
-        """`size` more bytes of the answer came in."""
+        """Note that `size` more bytes of the answer arrived."""
         self.bytes_read += size
         self.phase_since = time.monotonic()
 
     def again(self, attempt: int, why: str) -> None:
-        """Attempt number `attempt` is due, because of `why`."""
+        """Note that attempt number `attempt` follows, for the reason `why`."""
         self.unreached = self.phase in (Phase.CONNECTING, Phase.BACKING_OFF)
         if not self.unreached:
             self.phase_since = time.monotonic()
@@ -117,19 +118,19 @@ class Entry:
 
     @property
     def phase_age_s(self) -> float:
-        """Seconds since its phase began, or since the last byte came in."""
+        """Seconds since its phase began, or since the last byte arrived."""
         return time.monotonic() - self.phase_since
 
     @property
     def name(self) -> str:
-        """What it is and whose, for a line of text."""
+        """Kind, target, step and owner, as text."""
         step = f" step {self.step}" if self.step else ""
         owner = f" of {self.owner}" if self.owner else ""
         return f"{self.kind} {self.target}{step}{owner}"
 
     @property
     def state(self) -> str:
-        """Its phase with what is known of it."""
+        """Its phase, with bytes read and attempt, as text."""
         attempt = f", attempt {self.attempt}" if self.attempt > 1 else ""
         size = f", {self.bytes_read:,} bytes" if self.phase is Phase.READING else ""
         return f"{self.phase}{size}{attempt}"
@@ -138,11 +139,11 @@ class Entry:
 _TABLE: dict[Entry, None] = {}
 
 CURRENT: ContextVar[Entry | None] = ContextVar("in_flight", default=None)
-"""The request that this task is about to send; set around one exchange."""
+"""The entry of the request that this task sends; set around one exchange, so that the transport finds it."""
 
 
 class sending:  # noqa: N801 - a context manager, cheaper than a generator on the path of every request
-    """For the length of a block, what this task sends belongs to `entry`."""
+    """Inside the block, requests of this task belong to `entry`."""
 
     __slots__ = ("_entry", "_token")
 
@@ -160,6 +161,7 @@ class sending:  # noqa: N801 - a context manager, cheaper than a generator on th
 
 def table() -> list[Entry]:
     """Everything in flight, oldest first. Callable from any thread."""
+    # `copy` is one call into C, atomic under the GIL; iterating the table itself would race with the loop
     return sorted(_TABLE.copy(), key=lambda entry: entry.since)
 
 

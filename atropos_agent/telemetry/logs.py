@@ -1,4 +1,4 @@
-"""Logging to stderr, redaction, and a heartbeat for waits. Nothing here prints to stdout."""
+"""Logging to stderr, redaction, and a heartbeat for waits. Nothing is printed to stdout."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from atropos_agent.telemetry.in_flight import Entry
 
 ROOT = "atropos_agent"
 SHORTEST_SECRET = 6
-"""Shorter keys ("local", "none") are placeholders; cutting them out would damage ordinary words."""
+"""Shorter keys ("local", "none") are placeholders: replacing them would damage ordinary words in the log."""
 
 _BEARER = re.compile(r"(?i)(bearer\s+)[^\s\"',;]+")
 _USERINFO = re.compile(r"(?i)(https?://)[^/@\s]+@")
 
 
 def debug_logger(name: str) -> logging.Logger:
-    """The logger `name` at INFO, on stderr where the application has configured no logging itself."""
+    """The logger `name` at INFO. It writes to stderr if the application has configured no logging."""
     logger = logging.getLogger(name)
+    # never raise the level: the application may have asked for DEBUG
     logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
     if not logger.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
@@ -41,7 +42,7 @@ def redact(text: str, secrets: Collection[str] = ()) -> str:
 class Heartbeat:
     """Logs `still waiting: <entry> (Ns)` every `every_s` seconds inside a `with`; cancels nothing.
 
-    What is waited for, and in which phase, is read off the in-flight `entry` when the line is written.
+    Target and phase are read from the in-flight `entry` when the line is written.
     """
 
     __slots__ = ("_entry", "_every_s", "_logger", "_timer")

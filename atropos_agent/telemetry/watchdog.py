@@ -1,6 +1,6 @@
-"""A thread that looks at the in-flight table and says what does not get on, and why.
+"""A thread that watches the in-flight table and reports stalled operations with their cause.
 
-It cancels nothing: a long completion is legal. It also works, and says so, while the event loop is blocked.
+It cancels nothing: a long completion is legal. It also works while the event loop is blocked, and reports it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ logger: logging.Logger = logging.getLogger("atropos_agent.stalled")
 LONGEST_TICK_S = 1.0
 SHUTDOWN_STALL_S = 5.0
 REPEAT_AFTER = 2.0
-"""A standstill is told again when it has lasted this many times as long."""
+"""A stall is reported again when it has lasted this many times as long as at the last report."""
 STACK_LINES = 6
 STDERR = 2
 
 
 class Watchdog:
-    """Tells of every entry that stands still for `stall_after_s` seconds: one warning for each cause and
-    target, repeated at growing distances. `recorder`, where set, keeps all of it.
+    """Reports every entry that stalls for `stall_after_s` seconds: one warning for each cause and target,
+    repeated at growing intervals. `recorder`, if set, gets every report.
 
-    `dump` may be asked for from a signal handler; the thread does the writing.
+    A signal handler may request a dump; the thread writes it.
     """
 
     def __init__(self, stall_after_s: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -54,12 +54,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="atropos-agent-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         self._beat()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking; what was told of and has ended meanwhile is still recorded."""
+        """Stop watching. The ends of reported stalls are still recorded."""
         self._stopped = True
         self._wanted.set()
         self._thread.join()
@@ -67,18 +67,19 @@ class Watchdog:
 
     @property
     def stalled(self) -> list[Entry]:
-        """What stands still now, oldest first."""
+        """The entries that are stalled now, oldest first."""
         entries = table()
         return [entry for entry in entries if self._stands_still(entry, entries)]
 
     def ask_for_dump(self) -> None:
-        """Have the whole table written to the log and the recorder; safe in a signal handler."""
+        """Request a dump of the whole table to the log and the recorder; safe in a signal handler."""
+        # only flags here: a signal handler must not log, it may interrupt a write to the same stream
         self._dump_wanted = True
         self._wanted.set()
 
     @contextlib.contextmanager
     def recording(self, path: Path) -> Iterator[None]:
-        """Keep what is told in the file `path` for the length of a block."""
+        """Record all reports in the file `path` inside the block."""
         self.recorder = FlightRecorder(path)
         try:
             yield
@@ -95,11 +96,11 @@ class Watchdog:
                 self._dump()
             entries = table()
             self._record_ends(entries)
-            if not self._loop_is_blocked():  # that alone is the cause then
+            if not self._loop_is_blocked():  # a blocked loop stalls everything: report it as the one cause
                 self._tell(entries)
 
     def _limit(self, entry: Entry) -> float:
-        if entry.phase is Phase.IN_USE:
+        if entry.phase is Phase.IN_USE:  # a sandbox may serve a rollout for any time
             return float("inf")
         shutting_down = entry.kind is Kind.SHUTDOWN
         return min(SHUTDOWN_STALL_S, self.stall_after_s) if shutting_down else self.stall_after_s
@@ -122,12 +123,12 @@ class Watchdog:
 
     def _is_due(self, entry: Entry) -> bool:
         told, age_s = self._told.get(entry, 0.0), entry.phase_age_s
-        if age_s < told:  # it got on, and stands still anew
+        if age_s < told:  # it made progress since the last report, and stalled again
             self._told[entry] = told = 0.0
         return age_s >= REPEAT_AFTER * told
 
     def _record_ends(self, entries: Sequence[Entry]) -> None:
-        """What was told of and is not there any more has ended."""
+        """Record the end of reported stalls: reported entries that have left the table."""
         there = set(entries)
         for entry in [told for told in self._told if told not in there]:
             del self._told[entry]
@@ -145,11 +146,11 @@ class Watchdog:
             self.recorder.write("dump", {"in_flight": [_facts(entry) for entry in entries]})
 
     def _beat(self) -> None:
-        """The loop got as far as this."""
+        """Called by the event loop: proof that it is not blocked."""
         self._loop_seen, self._loop_told = time.monotonic(), False
 
     def _loop_is_blocked(self) -> bool:
-        """Asks the loop for a sign of life; tells, once, where it is when none has come for too long."""
+        """Schedule a beat in the loop. Report once, with its stack, a loop that has not run one in time."""
         if self._loop is None:
             return False
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -170,9 +171,9 @@ _watching: list[Watchdog] = []
 
 @contextlib.contextmanager
 def watching(stall_after_s: float | None) -> Iterator[Watchdog | None]:
-    """The process's watchdog, running for the length of the block; None where `stall_after_s` is.
+    """The process's watchdog, running inside the block; None if `stall_after_s` is None.
 
-    Inside another such block it is that one's. Enter it in the event loop that is to be watched.
+    A nested block gets the watchdog of the outer one. Enter the block in the event loop to watch.
     """
     if stall_after_s is None or _watching:
         yield _watching[0] if _watching and stall_after_s is not None else None
@@ -196,6 +197,8 @@ def dump_on_signal(watchdog: Watchdog | None) -> Iterator[None]:
             watchdog.ask_for_dump()
 
     before = signal.signal(signal.SIGUSR1, asked)
+    # after signal.signal, and with `chain`: faulthandler replaces the handler, and then calls the one above.
+    # Its output needs a file descriptor: sys.stderr may have been replaced by an object without one.
     faulthandler.register(signal.SIGUSR1, file=STDERR, all_threads=True, chain=True)
     try:
         yield
@@ -228,8 +231,8 @@ def _facts(entry: Entry) -> dict[str, object]:
 
 
 def _stack_of(thread: int) -> str:
-    """The innermost frames of a thread, the last one last."""
+    """The innermost frames of a thread, as text, innermost last."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - the documented way to look at a thread
     if frame is None:
-        return "  a thread that has ended"
+        return "  (the thread has ended)"
     return "".join(traceback.format_stack(frame)[-STACK_LINES:]).rstrip()

@@ -1,4 +1,4 @@
-"""Public fakes: a scripted policy and a scripted inference server, for the tests of your own environments."""
+"""Public fakes for the tests of your own environments: a scripted policy and a scripted inference server."""
 
 from atropos_agent.testing.codecs import ByteCodec, Codec, TokenizerCodec
 from atropos_agent.testing.fake_answers import Fault

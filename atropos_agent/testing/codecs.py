@@ -27,7 +27,7 @@ class Codec(Protocol):
         ...
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """What each id stands for by itself."""
+        """The bytes of each id, decoded by itself."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Bodies as real inference servers write them, from a scripted text. Only `fake_server` uses this."""
+"""Response bodies in the formats of real inference servers, from a scripted text. For `fake_server` only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from atropos_agent.trajectory import FinishReason, Json, TokenIds
 
 Object: TypeAlias = dict[str, object]
 PROMPT_COUNT = "_prompt_count"
-"""Stands in an encoded body for the number of prompt tokens, which differs from request to request."""
+"""Placeholder in an encoded body for the number of prompt tokens, which differs between requests."""
 
 
 class Fault(StrEnum):
-    """One way a server goes wrong."""
+    """One fault of a server."""
 
     STALL = "stall"
     STALL_MID_BODY = "stall in mid-body"
@@ -80,10 +80,10 @@ OVERFLOWS: Mapping[Wire, Object] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """A scripted completion as a server would hold it: `ids` int32[n] with the stop token, logprobs, text.
+    """A scripted completion before it becomes a body: `ids` int32[n] with the stop token, logprobs, text.
 
-    `message` is what its parsers make of the text (None without parsers), `versions` the spans of its weight
-    versions (empty where the script names none).
+    `message` has the fields that the server's parsers make of the text (None without parsers), `versions` the
+    spans of its weight versions (empty if the script has none).
     """
 
     ids: TokenIds
@@ -119,7 +119,7 @@ def sampled(
 def native(
     done: Sampled, model: str, fault: Fault | None, *, sharpness: float = 1.0, probabilities: bool = False
 ) -> Object:
-    """llama.cpp's `/completion`; with the probabilities after sampling where those were asked for."""
+    """llama.cpp's `/completion`; with probabilities after sampling if `probabilities`."""
     alternatives = enumerate(_tops(sharpness).values())
     tops: list[Object] = [{"id": token, "logprob": value} for token, value in alternatives]
     entries: list[Object] = [
@@ -143,7 +143,7 @@ def native(
     if fault is Fault.MISSING_IDS:
         del body["tokens"]
     if fault is Fault.MISSING_LOGPROB:
-        entries[-1]["id"] = -1  # leaving one out is legal here: it means broken UTF-8
+        entries[-1]["id"] = -1  # a missing entry would be legal here: llama.cpp omits those of broken UTF-8
     return body
 
 
@@ -267,14 +267,14 @@ def _reason(done: Sampled, fault: Fault | None) -> str | None:
 
 
 def _tops(sharpness: float) -> dict[str, float]:
-    """The alternatives of every position; of one that is infinitely sharp only the first is left."""
+    """The alternatives of every position; with infinite `sharpness` only the first remains."""
     if sharpness == math.inf:
         return {"token_id:0": 0.0}
     return {"token_id:0": -0.75 * sharpness, "token_id:1": -1.5 * sharpness}
 
 
 def spoilt(values: Sequence[float | None], fault: Fault | None) -> list[float | None]:
-    """`values` with the wrong last one that `fault` names, or without it."""
+    """`values` with the last one replaced or removed, as `fault` says."""
     values = [*values]
     if fault is Fault.MISSING_LOGPROB:
         return values if len(values) < 2 else values[:-1]

@@ -1,4 +1,4 @@
-"""A policy that plays a script: texts in, exact ids and logprobs out, no server."""
+"""A scripted policy: texts in, exact ids and logprobs out, no server."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from atropos_agent.trajectory import (
 class FakeReply:
     """One scripted completion. `token_ids` overrides the encoding of `text` (stop token included).
 
-    `message` is how a chat server with parsers of its own shows `text`: fields such as `content`,
-    `reasoning_content` and `tool_calls`, as they stand in its answer. It is left out where `max_tokens` cuts
-    the text. `weight_versions` has the index of the first token that each version of the weights sampled, in
-    ascending order from 0.
+    `message` is the form in which a chat server with parsers returns `text`: fields such as `content`,
+    `reasoning_content` and `tool_calls`. It is ignored if `max_tokens` cuts the text. `weight_versions` maps
+    each weight version to the index of the first token that it sampled, in ascending order from 0.
     """
 
     text: str = ""
@@ -49,7 +48,7 @@ class FakeReply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FakeRequest:
-    """What one call of `complete` was given."""
+    """The arguments of one call of `complete`."""
 
     prompt_ids: TokenIds
     messages: tuple[Message, ...]
@@ -67,7 +66,7 @@ def fake_logprobs(ids: TokenIds) -> Logprobs:
 
 
 def version_spans(versions: Mapping[str, int], count: int) -> list[dict[str, object]]:
-    """`versions` of `count` sampled tokens as vLLM and SGLang report them."""
+    """`versions` of `count` sampled tokens, in the form that vLLM and SGLang report."""
     begun = {name: start for name, start in versions.items() if start < count or not start}
     ends = [*begun.values(), count][1:]
     spans = zip(begun.items(), ends, strict=True)
@@ -77,8 +76,8 @@ def version_spans(versions: Mapping[str, int], count: int) -> list[dict[str, obj
 class FakePolicy:
     """Plays `scripts`: one entry per step of every rollout, or a function of (messages, step number).
 
-    An entry is a text, a FakeReply, or an exception to raise. A sampled `stop_id` is appended to what the
-    codec makes of a text that ends by itself. Requests are kept in `requests`, in order.
+    An entry is a text, a FakeReply, or an exception to raise. `stop_id` is appended as a sampled token to the
+    ids of a text that is not cut. Requests are kept in `requests`, in order.
     """
 
     def __init__(
@@ -118,8 +117,9 @@ class FakePolicy:
     ) -> Completion:
         """The scripted completion of `request.step_number`, cut at `sampling.max_tokens`.
 
-        Raises what the script says, and IndexError where a list of scripts has no entry for the step.
+        Raises the exception of the script, or IndexError if a list of scripts has no entry for the step.
         """
+        # copied: the agent extends the prompt in place after each step
         self.requests.append(FakeRequest(prompt.ids.copy(), tuple(prompt.messages), sampling, request))
         script = self._script(prompt.messages, request.step_number)
         delay_s = self._delay_s + (script.delay_s if isinstance(script, FakeReply) else 0.0)
@@ -169,7 +169,7 @@ class FakePolicy:
         )
 
     def _shown(self, reply: FakeReply, text: str, finish_reason: FinishReason) -> Said:
-        """What a server of this wire says of `text`; only those that render the prompt parse it."""
+        """`text` as a server of this wire returns it. Only servers that render the prompt parse it."""
         wire, is_cut = self.capabilities.wire, text != reply.text
         if reply.message is None or is_cut or wire.takes_ids or wire.takes_text:
             return Said(text)

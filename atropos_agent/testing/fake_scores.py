@@ -1,4 +1,4 @@
-"""Logprobs of a prompt as real servers tell them, each value a function of the id alone."""
+"""Prompt logprobs in the formats of real servers; each value is a function of the id alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atropos_agent.trajectory import TokenIds
 
 
 class Scoring(StrEnum):
-    """The one way in which a server tells the logprobs of a prompt."""
+    """The format in which a server returns prompt logprobs."""
 
     PROMPT_LOGPROBS = "prompt_logprobs"
     GENERATE = "generate"
@@ -23,7 +23,7 @@ class Scoring(StrEnum):
 def scored(
     asked: Mapping[str, object], scoring: Scoring | None, model: str, fault: Fault | None
 ) -> Object | None:
-    """The body that answers `asked`; None where it asks for nothing that this server knows."""
+    """The body that answers `asked`; None if the request is not for prompt logprobs in this format."""
     ids = asked.get("input_ids" if scoring is Scoring.GENERATE else "prompt")
     word = "logprob_start_len" if scoring is Scoring.GENERATE else scoring
     if scoring is None or word not in asked or not isinstance(ids, list):

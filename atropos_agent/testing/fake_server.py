@@ -1,6 +1,6 @@
 """A scripted inference server on 127.0.0.1: real HTTP, real ids, faults on demand, over 10,000 answers/s.
 
-In a test: `async with FakeServer(script) as server: HttpPolicy(server.url)`. As a process of its own:
+In a test: `async with FakeServer(script) as server: HttpPolicy(server.url)`. As a separate process:
 `atropos-agent fake-server SCRIPT`.
 """
 
@@ -55,7 +55,7 @@ class FakeAsk:
 
     @property
     def prompt_ids(self) -> list[int] | None:
-        """The prompt, where it came as ids."""
+        """The prompt ids; None for other prompts."""
         prompts = [self.payload.get(name) for name in ("prompt", "input_ids", "token_ids")]
         return next((prompt for prompt in prompts if isinstance(prompt, list)), None)
 
@@ -67,7 +67,7 @@ class FakeAsk:
 
     @cached_property
     def id_count(self) -> int | None:
-        """How many prompt ids came, counted without decoding them; None for other prompts."""
+        """The number of prompt ids, counted without decoding them; None for other prompts."""
         start = _ID_PROMPT.search(self.body)
         if start is None:
             return None
@@ -77,19 +77,19 @@ class FakeAsk:
     @property
     def max_tokens(self) -> int | None:
         """The bound on sampled tokens; None for no bound."""
+        # it stands after a long prompt: search the end of the body first
         found = _MAX_TOKENS.search(self.body, max(0, len(self.body) - 4096)) or _MAX_TOKENS.search(self.body)
         bound = int(found[1]) if found else -1
         return bound if bound >= 0 else None
 
 
 class FakeServer:
-    """Answers as a server whose best wire is `wire`; `script` turns each request into a text or a fault.
+    """Answers like a server whose best format is `wire`; `script` maps each request to a text or a fault.
 
-    `codec` and `stop_id` make the ids; `render` turns chat messages into the prompt text (needed where the
-    chat answers with prompt ids). The alternatives of a token are sharpened by the temperature where
-    `logprob_mode` is PROCESSED. `scoring` is how the logprobs of a prompt are told, if at all. `asks` keeps
-    every completion request where `record` is set. `aborted` counts requests whose client went away before
-    the answer.
+    `codec` and `stop_id` make the ids. `render` turns chat messages into the prompt text; it is needed if the
+    chat format returns prompt ids. With `logprob_mode` PROCESSED the temperature changes the logprobs of the
+    alternatives. `scoring` is the format of prompt logprobs, None for none. `asks` keeps every completion
+    request if `record` is set. `aborted` counts requests whose client disconnected before the answer.
     """
 
     def __init__(
@@ -158,17 +158,17 @@ class FakeServer:
         return f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
 
     def connected(self, connection: _Connection) -> None:
-        """Count and keep a connection."""
+        """Count and register a connection."""
         self.connections += 1
         self._open.add(connection)
 
     def disconnected(self, connection: _Connection, *, waiting: bool) -> None:
-        """Forget a connection; `waiting` for an answer that nobody reads any more."""
+        """Forget a connection. `waiting`: the client left before its answer."""
         self._open.discard(connection)
         self.aborted += waiting
 
     def handle(self, path: str, head: bytes, body: bytes, connection: _Connection) -> None:
-        """Answer one request, at once or later."""
+        """Answer one request, at once or after its delay."""
         fixed = self._fixed(path, body)
         if fixed is not None:
             connection.answer(200, orjson.dumps(fixed))
@@ -224,6 +224,7 @@ class FakeServer:
         if count is None:
             count = len(self.codec.encode(str(ask.payload.get("prompt"))))
         key = (ask.path, reply.text, ask.max_tokens)
+        # the same script is often played thousands of times: then only the prompt count is new
         cacheable = isinstance(script, str) and not fault and prompt_ids is None and not self._processed
         parts = self._cache.get(key) if cacheable else None
         if parts is None:
@@ -253,7 +254,8 @@ class FakeServer:
         return answers.chat(done, self.model, fault, wire=speaks, prompt_ids=shown_ids, sharpness=sharpness)
 
     def _sharpness(self, ask: FakeAsk) -> float:
-        """How much likelier the likeliest token is after sampling; SGLang does not reckon with truncation."""
+        """The factor on the logprobs of the alternatives; infinite if truncation leaves one token. SGLang's
+        logprobs do not include truncation."""
         asked = ask.payload.get("sampling_params", ask.payload)
         assert isinstance(asked, dict)
         if asked["top_p"] < 0.5 and self.wire is not Wire.SGLANG:
@@ -331,18 +333,18 @@ class _Connection(asyncio.Protocol):
             self._server.handle(head.split(b" ", 2)[1].decode(), head, body, self)
 
     def waits(self, timer: asyncio.TimerHandle | None) -> None:
-        """An answer is due when `timer` fires, or never."""
+        """An answer follows when `timer` fires; None: never."""
         self._timer, self._waiting = timer, True
 
     def drop(self) -> None:
-        """Break the connection without a word."""
+        """Abort the connection without an answer."""
         if self._transport is not None:
             self._transport.abort()
 
     def answer(
         self, status: int, body: bytes, retry_after_s: float | None = None, *, cut: bool = False
     ) -> None:
-        """Send a whole answer, or all but the second half of its body."""
+        """Send an answer; with `cut`, only the first half of its body."""
         self._waiting, self._timer = False, None
         if self._transport is None or self._transport.is_closing():
             return
@@ -353,7 +355,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(start + (body[: len(body) // 2] if cut else body))
 
     def close(self) -> None:
-        """End the connection after what was sent."""
+        """Close the connection after the pending data was sent."""
         if self._transport is not None:
             self._transport.close()
 

@@ -1,4 +1,4 @@
-"""A scripted server as a file: what a FakeServer answers, turn by turn, with every fault by its name."""
+"""A FakeServer described by a file: its answers and faults, turn by turn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Turn(BaseModel):
         return self
 
     def played(self) -> FakeReply | Fault:
-        """The turn as a FakeServer takes it."""
+        """The turn in the form that a FakeServer takes."""
         return self.fault or FakeReply(
             self.text,
             self.finish_reason,
@@ -49,20 +49,20 @@ class Turn(BaseModel):
 
 
 class ServerScript(BaseModel):
-    """What a scripted server is and says. A turn may be written as its text alone."""
+    """The settings and answers of a scripted server. A turn may be written as its text alone."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     turns: tuple[Turn | str, ...] = Field(min_length=1)
-    """What each session (header X-Session-ID) is answered in turn; after the last, the first again."""
+    """The answers to each session (header X-Session-ID), in order; after the last one, the first again."""
     without_session: str = "ok"
-    """What requests of no session are answered, such as those that find out what the server can do."""
+    """The answer to requests without a session, such as those of a probe."""
     wire: Literal[
         "llama.cpp", "sglang", "vllm", "vllm-generate", "chat+ids", "chat+logprobs", "text", "chat"
     ] = "llama.cpp"
-    """The best shape it speaks."""
+    """The best request format that it supports."""
     tokenizer: Path | None = None
-    """A `tokenizer.json` or its folder; None is one token per byte."""
+    """A `tokenizer.json` or its folder; None: one token per byte."""
     stop_token: str = "<|im_end|>"  # noqa: S105 - a token of a vocabulary
     model: str = MODEL
     context_length: int = Field(default=CONTEXT_LENGTH, gt=0)
@@ -70,10 +70,10 @@ class ServerScript(BaseModel):
     retry_after_s: float | None = Field(default=None, ge=0)
     logprob_mode: LogprobMode = LogprobMode.RAW
     scoring: Scoring | None = None
-    """How it tells the logprobs of a prompt, if at all."""
+    """The format of prompt logprobs; None: it returns none."""
 
     def server(self) -> FakeServer:
-        """The server, not started. Raises ConfigError where the tokenizer cannot be had."""
+        """The server, not started. Raises ConfigError if the tokenizer cannot be loaded."""
         codec = None if self.tokenizer is None else _codec(self.tokenizer)
         played = [turn if isinstance(turn, str) else turn.played() for turn in self.turns]
 
@@ -96,7 +96,7 @@ class ServerScript(BaseModel):
 
 
 def load_server_script(path: Path) -> ServerScript:
-    """Read a YAML or JSON file. Raises ConfigError naming file, place, and what is possible there."""
+    """Read a YAML or JSON file. Raises ConfigError with the file, the place, and the possible values."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -109,5 +109,5 @@ def load_server_script(path: Path) -> ServerScript:
 def _codec(tokenizer: Path) -> TokenizerCodec:
     try:
         return TokenizerCodec(tokenizer)
-    except Exception as error:  # the tokenizers library raises it bare
+    except Exception as error:  # the tokenizers library raises a plain Exception for any fault
         raise ConfigError(f"no tokenizer from {tokenizer}: {error}; give a tokenizer.json") from error

@@ -1,4 +1,4 @@
-"""Tools, the gate before a call, and how a call is run. Knows no policy and no concrete tool."""
+"""Tools, the gate before a call, and how a call is run. Independent of policies and concrete tools."""
 
 from atropos_agent.toolset.bounds import MAX_OBSERVATION_CHARS, bound_text
 from atropos_agent.toolset.gate import Allow, Decision, Deny, Gate, Replace, Verdict, decide

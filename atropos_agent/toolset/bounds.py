@@ -1,4 +1,4 @@
-"""What of a result a policy gets to read: valid Unicode, of bounded size."""
+"""Bounds the part of a result that a policy reads: valid Unicode, limited size."""
 
 from __future__ import annotations
 

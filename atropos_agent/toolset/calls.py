@@ -1,10 +1,9 @@
-"""Running the calls of one step: each within its time, side by side where all of them are safe to."""
+"""Runs the calls of one step: each within its time limit, side by side where every tool allows it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
 
 from atropos_agent.errors import SandboxLost
 from atropos_agent.telemetry import Entry, Kind
@@ -12,8 +11,8 @@ from atropos_agent.toolset.tool import ExecuteTool, ToolContext, failure
 from atropos_agent.trajectory import ToolCall, ToolResult
 
 TOOL_GRACE_S = 1.0
-"""Between the deadline that a tool is told and its cancellation, so that a tool which returns by itself
-keeps its sandbox whole."""
+"""Grace period between a tool's deadline and its cancellation: a tool that returns by itself keeps its
+sandbox usable."""
 
 
 class OutOfTime(Exception):
@@ -23,22 +22,24 @@ class OutOfTime(Exception):
 async def run_call(
     call: ToolCall,
     execute: ExecuteTool,
-    context: ToolContext,
+    context_until: Callable[[float], ToolContext],
     *,
+    owner: str,
     timeout_s: float,
     deadline: float,
     step_number: int,
 ) -> ToolResult:
     """Run one call for `timeout_s` seconds at most. Raises SandboxLost, and OutOfTime where the rollout's
-    `deadline`, in the event loop's time, came first; everything else becomes a result to read."""
+    `deadline`, in the event loop's time, came first; any other error becomes a result for the policy.
+    `context_until` makes the call's context from its own deadline."""
     own = asyncio.get_running_loop().time() + timeout_s
     limit = min(own, deadline)
     scope = asyncio.timeout_at(limit + TOOL_GRACE_S)
-    entry = Entry(Kind.TOOL, call.name, owner=context.rollout_id, step=step_number, detail=call.arguments)
+    entry = Entry(Kind.TOOL, call.name, owner=owner, step=step_number, detail=call.arguments)
     with entry:
         try:
             async with scope:
-                return await execute(call, replace(context, call_id=call.uniq_id, deadline=limit))
+                return await execute(call, context_until(limit))
         except SandboxLost:
             raise
         except Exception as error:  # the boundary to a caller's own `execute_tool`
@@ -50,7 +51,7 @@ async def run_call(
 
 
 async def side_by_side(running: Sequence[Coroutine[object, object, None]]) -> None:
-    """Run all at once. What one raises cancels the others and is raised as it is."""
+    """Run all at once. The first error cancels the others and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in running:

@@ -42,8 +42,8 @@ Verdict: TypeAlias = ToolCall | ToolResult
 async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
     """One verdict for each of `calls`: the gate is asked in their order, one after the other.
 
-    Without a gate all are allowed. A gate that raises, or answers with no decision, denies the call and is
-    logged. CancelledError passes.
+    Without a gate all are allowed. If the gate raises or returns anything but a decision, the call is denied
+    and the error is logged. CancelledError propagates.
     """
     if gate is None:
         return list(calls)
@@ -53,7 +53,7 @@ async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
 async def _verdict(gate: Gate, call: ToolCall) -> Verdict:
     try:
         return _as_verdict(await gate(call), call)
-    except Exception as error:  # the boundary to the caller's gate: what nobody allowed does not run
+    except Exception as error:  # the boundary to the caller's gate: without permission no call runs
         _log.exception("the gate failed on the call %s of %s; it is denied", call.uniq_id, call.name)
         return _denied(call, f"the gate failed: {type(error).__name__}: {error}")
 

@@ -1,5 +1,5 @@
-"""The tools of an agent. Whatever goes wrong inside a call is an observation, never an exception, except a
-lost sandbox and a cancel.
+"""The tools of an agent. An error inside a call becomes an observation; only SandboxLost and CancelledError
+are raised.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class _Registered:
 class ToolRegistry:
     """The tools of an agent, in the order in which they were registered.
 
-    `max_observation_chars` bounds what one call may tell the policy, head and tail kept. Raises ToolError
-    for a tool whose schema cannot be used.
+    `max_observation_chars` bounds the text that the policy reads of one call; head and tail are kept. Raises
+    ToolError for a tool whose schema cannot be used.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class ToolRegistry:
         return len(self._registered)
 
     def register(self, tool: Tool) -> None:
-        """Add `tool`; one of the same name is replaced. Raises ToolError for a schema that is no JSON Schema
-        (2020-12) of an object, or refers to anything outside itself."""
+        """Add `tool`; one of the same name is replaced. Raises ToolError for a schema that is not a JSON
+        Schema (2020-12) of an object, or refers to anything outside itself."""
         schema = tool.schema
         self._registered[schema.name] = _Registered(tool, schema, ArgumentCheck(schema))
 
@@ -78,7 +78,7 @@ class ToolRegistry:
             return bounded(await self._run(call, context), call, self.max_observation_chars)
         except SandboxLost:
             raise
-        except Exception as error:  # the boundary: whatever a tool raises, the policy gets to read
+        except Exception as error:  # the boundary to tools: the policy reads any error
             result = failure(f"Tool execution error: {type(error).__name__}: {error}")
             return bounded(result, call, self.max_observation_chars)
 

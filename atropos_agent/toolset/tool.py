@@ -12,7 +12,7 @@ from atropos_agent.trajectory import Json, ToolCall, ToolResult, ToolSchema, Tra
 
 
 def _no_activity(activity: Mapping[str, Json]) -> None:
-    """Where no run reports what its calls do."""
+    """Ignore the report: the call belongs to no run that could emit it."""
 
 
 def _no_traces(trace: Trace) -> None:
@@ -27,10 +27,10 @@ class ToolContext:
     """What a call may use.
 
     `call_id` and `deadline` are set by the agent for each call. `deadline` is in the event loop's time, in
-    seconds: a tool returns by then, or is cut off soon after. `emit` reports what the running call does, as
-    the data of an event. `add_trace` attaches the trace of another agent that the call ran; it raises
-    ToolError where no rollout collects traces. `deps` is what the caller gives its own tools. `sessions`,
-    and `jobs` by the name of their tool, are what tools keep from call to call of one rollout.
+    seconds: a tool must return by then, and is cancelled soon after. `emit` reports what the running call
+    does, as the data of an event. `add_trace` attaches the trace of another agent that the call ran; it
+    raises ToolError where no rollout collects traces. `deps` is what the caller gives its own tools.
+    `sessions`, and `jobs` by the name of their tool, are what tools keep between the calls of one rollout.
     """
 
     sandbox: Sandbox | None = None
@@ -49,8 +49,8 @@ ExecuteTool: TypeAlias = Callable[[ToolCall, ToolContext], Awaitable[ToolResult]
 
 
 class Tool(Protocol):
-    """What a policy can call. One instance serves all rollouts at once: state belongs in the sandbox, and in
-    the context what leads to it."""
+    """What a policy can call. One instance serves all rollouts at once: keep state in the sandbox, and
+    references to it in the context."""
 
     @property
     def schema(self) -> ToolSchema:

@@ -1,4 +1,4 @@
-"""One completion: how it was sampled, what the server said of its tokens, and what it cost."""
+"""One completion: how it was sampled, what the server reported of its tokens, and what it cost."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a completion is sampled. Everything not listed is asked for neutrally.
+    """How a completion is sampled. Requests set every other sampling option to its neutral value.
 
-    `max_tokens=None` leaves the bound to the server and to the context length.
+    With `max_tokens=None` the server and the context length bound the completion.
     """
 
     temperature: float = 1.0
@@ -69,7 +69,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds one completion spent waiting for our own semaphore and at the server; requests made."""
+    """Seconds that one completion waited for our own semaphore and for the server; requests made."""
 
     queued_s: float = 0.0
     request_s: float = 0.0
@@ -80,8 +80,8 @@ class Timings:
 class CompletionPart:
     """A run of sampled tokens under one request and one version of the weights.
 
-    `start` is the index of its first token in the completion; it ends where the next part begins. What is
-    not known of a part alone is None.
+    `start` is the index of its first token in the completion; it ends where the next part begins. Values
+    that are not known for the part alone are None.
     """
 
     start: int

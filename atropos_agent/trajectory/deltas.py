@@ -9,8 +9,8 @@ from atropos_agent.trajectory.sequences import Copy, SequenceData, StepSpan
 from atropos_agent.trajectory.values import Logprobs, Mask, TokenIds
 
 BLOCK = 16
-"""The shortest run, in tokens, that is looked for behind the common head. A copy costs as much as some ten
-tokens of their own."""
+"""The shortest run, in tokens, that is searched for after the common head. A copy costs as much memory as
+about ten tokens."""
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that multiplication modulo 2**64 loses nothing
 
 
@@ -19,7 +19,7 @@ def branch_of(
 ) -> SequenceData:
     """The sequence of `ids` int32[T], `mask` bool[T] and `logprobs` float32[T], held as a branch of `parent`.
 
-    Only tokens before the first span are shared: what was sampled here belongs here.
+    Only tokens before the first span are shared: sampled tokens are always the sequence's own.
     """
     copies = shared_runs(parent.token_ids, ids[: spans[0].start if spans else len(ids)])
     if not copies:
@@ -49,13 +49,13 @@ def shared_runs(known: TokenIds, ids: TokenIds) -> tuple[Copy, ...]:
     while (found := int(np.searchsorted(candidates, at))) < len(candidates):
         here = int(candidates[found])
         places = order[low[here] : high[here]]
+        # Of equal blocks, the first after the last copy: rewritten history mostly keeps its order.
         there = int(places[min(int(np.searchsorted(places, expected)), len(places) - 1)])
         length = _equal(known[there:], ids[here:])
         if length < BLOCK:
             at = here + 1
             continue
-        back = _equal(known[expected:there][::-1], ids[at:here][::-1]) if there > expected else 0
-        copies.append(Copy(here - back, there - back, length + back))
+        copies.append(Copy(here, there, length))
         at, expected = here + length, there + length
     return tuple(copies)
 
@@ -64,7 +64,7 @@ def _equal(first: TokenIds, second: TokenIds) -> int:
     """How many tokens both begin with."""
     size = min(len(first), len(second))
     differing = first[:size] != second[:size]
-    at = int(differing.argmax()) if size else 0
+    at = int(differing.argmax()) if size else 0  # 0 as well where nothing differs
     return at if size and differing[at] else size
 
 

@@ -42,6 +42,7 @@ class Blame(StrEnum):
     TASK = "task"
 
 
+# The first match counts: ContextOverflow and RequestTimeout are ProviderErrors too.
 _KINDS: tuple[tuple[type[BaseException], FailureKind], ...] = (
     (ContextOverflow, FailureKind.CONTEXT_LENGTH),
     (RequestTimeout, FailureKind.REQUEST_TIMEOUT),
@@ -73,7 +74,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, blame: Blame | None = None) -> Failure:
-        """The failure that `error` stands for; `blame` where the caller knows better than its type tells."""
+        """The failure for `error`; `blame` replaces the default of the error's type."""
         kind = next((kind for known, kind in _KINDS if isinstance(error, known)), FailureKind.OTHER)
         cause = error.__cause__ if isinstance(error, TaskError) else None
         return cls(

@@ -1,6 +1,6 @@
 """Chat messages, typed by role, in the shape of the OpenAI chat API.
 
-TypedDicts of `typing_extensions`, because pydantic reads records through them on Python 3.11 too.
+The TypedDicts come from `typing_extensions`: pydantic cannot read records through those of Python 3.11.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from atropos_agent.trajectory.values import Json
 
 
 class StopReason(StrEnum):
-    """Why a rollout ended. Up to WALL_TIME it is the policy's own doing. UNFINISHED is never recorded: it
-    marks a result that was taken while its run goes on."""
+    """Why a rollout ended. The policy causes the reasons up to WALL_TIME. UNFINISHED is never recorded: it
+    marks a result that was read while its run continues."""
 
     FINAL_ANSWER = "final_answer"
     MAX_STEPS = "max_steps"
@@ -92,7 +92,7 @@ def _as_message_call(call: ToolCall) -> MessageCall:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has used of its limits. Seconds at the server, in tools, and of its own time in all."""
+    """What a run has used of its limits: seconds at the server, in tools, and of its own time in total."""
 
     server_s: float = 0.0
     tool_s: float = 0.0

@@ -17,7 +17,7 @@ MAIN = "agent"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A verifier's judgement: the reward, its named parts, and what else it wants on record.
+    """A verifier's judgement: the reward, its named parts, and further data for the record.
 
     `step_rewards`: one for each step, None for steps without one; empty where steps are not rewarded.
     """

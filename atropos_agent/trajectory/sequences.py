@@ -1,7 +1,7 @@
 """Training sequences: tokens, mask, logprobs, and where a rewritten history branches off.
 
-A sequence that begins like an earlier one holds only its own tokens. What it shares is copied from its
-parent when it is asked for, so a conversation whose template rewrites history at every turn costs little
+A sequence that begins like an earlier one holds only its own tokens. Shared tokens are copied from its
+parent when they are read, so a conversation whose template rewrites history at every turn needs little
 more memory than one that only grows.
 """
 
@@ -30,7 +30,7 @@ class BreakKind(StrEnum):
     """Why a prompt does not begin with all that came before it, so that another sequence was begun.
 
     `template`: our own rendering of the messages shows the same rewritten history. `retokenisation`: the
-    same text in other ids. `other`: neither, or not to be told without a tokenizer.
+    same text in other ids. `other`: neither, or unknown without a tokenizer.
     """
 
     TEMPLATE = "template"
@@ -103,6 +103,7 @@ class SequenceData:
         known, end, total = 0 if self.parent is None else len(self.parent), 0, len(self)
         for copy in self.copies:
             inside = copy.length > 0 and 0 <= copy.start <= known - copy.length
+            # In order and without overlap: `_laid_out` fills the gaps between copies from left to right.
             if not inside or not end <= copy.at <= total - copy.length:
                 raise RecordError(f"{copy} does not fit a sequence of {total} and a parent of {known} tokens")
             end = copy.at + copy.length
@@ -115,6 +116,7 @@ class SequenceData:
         """All ids, int32[T]."""
         if not self.copies:
             return self.own_ids
+        # A loop, not recursion: each rewriting adds a parent, and a long run has more than Python's limit.
         line: list[SequenceData] = [self]
         while line[-1].copies and line[-1].parent is not None:
             line.append(line[-1].parent)
@@ -135,10 +137,11 @@ class SequenceData:
         """The logprob of each sampled token, NaN elsewhere and where there is none, float32[T]."""
         if not self.copies:
             return self.own_logprobs
+        # The parent's logprobs are not taken over: copied tokens are context here.
         return _laid_out(self.own_logprobs, self.copies, np.float32(np.nan))
 
     def own_of(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Those of `values`, of length T, that stand at tokens of our own."""
+        """The entries of `values`, of length T, at the sequence's own tokens."""
         own = np.ones(len(self), np.bool_)
         for copy in self.copies:
             own[copy.at : copy.at + copy.length] = False

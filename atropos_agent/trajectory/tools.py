@@ -15,11 +15,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ToolSchema:
-    """What a tool is called and takes.
+    """The name, description and arguments of a tool.
 
     `parameters` is one JSON Schema (2020-12) of type object, as an MCP server gives it. `closed`: argument
     names that the schema does not list are refused. `external`: the tool runs outside the sandbox and needs
-    none. `parallel`: calls may run beside other parallel calls of the same step; the policy is not told.
+    none. `parallel`: calls may run beside other parallel calls of the same step; the policy does not see it.
     Raises ToolError for a bad name.
     """
 
@@ -60,6 +60,7 @@ class ToolSchema:
     @property
     def properties(self) -> Mapping[str, Json]:
         """The JSON Schema of each argument that the schema lists."""
+        # Schemas come from others too, e.g. MCP servers: registering the tool reports a malformed one.
         listed = self.parameters.get("properties")
         return listed if isinstance(listed, Mapping) else {}
 
@@ -106,7 +107,7 @@ class ParseErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParseError:
-    """One thing the parser could not take as a call; `span` is [start, end) in characters."""
+    """One part of a text that the parser could not read as a call; `span` is [start, end) in characters."""
 
     kind: ParseErrorKind
     detail: str
@@ -117,7 +118,7 @@ class ParseError:
 class ToolCall:
     """A call as the policy wrote it; `span` covers the tags, [start, end) in characters of the completion.
 
-    `uniq_id` is assigned by us and unique within a rollout; an id the model wrote is never trusted.
+    `uniq_id` is assigned by the agent and unique within a rollout; an id that the model wrote is not used.
     """
 
     name: str
@@ -129,7 +130,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call gave. A dialect makes of it what the policy reads; `details` is for the record only."""
+    """The result of a call. A dialect turns it into the text that the policy reads; `details` is for the
+    record only."""
 
     success: bool
     output: str = ""

@@ -17,5 +17,5 @@ _JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", in
 
 
 def json_type(value: object) -> str:
-    """What JSON calls the type of a decoded value, e.g. "object"; a bool is no integer."""
+    """The JSON name of the type of a decoded value, e.g. "object"; a bool is not an integer."""
     return _JSON_TYPES.get(type(value), "null")

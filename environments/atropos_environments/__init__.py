@@ -1,1 +1,1 @@
-"""Built-in environments, registered through the entry points third parties use."""
+"""Built-in environments, registered through the same entry points as those of third parties."""

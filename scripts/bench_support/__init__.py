@@ -1,1 +1,1 @@
-"""What `bench_rollout.py` measures and with what: the workload, the contenders, the clock."""
+"""Parts of `bench_rollout.py`: the workload, the contenders, the clock."""

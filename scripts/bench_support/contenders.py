@@ -1,4 +1,4 @@
-"""Who is measured: our agent, and three clients without any agent that record the same tokens."""
+"""The measured clients: our agent, and three clients without an agent that record the same tokens."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Contender(Protocol):
     """One client. `rollout` plays one whole rollout under a session name of its own."""
 
     async def rollout(self, session: str) -> Record:
-        """Play to the end and give back what was recorded."""
+        """Play to the end and return the record."""
         ...
 
     async def aclose(self) -> None:
@@ -82,6 +82,8 @@ class Ours:
     """AtroposAgent over an HttpPolicy, with the real renderer, registry, parser and tracker."""
 
     def __init__(self, url: str, script: Script, renderer: Renderer) -> None:
+        # More connections than rollouts in flight, so that the policy's own limit is not measured. Debug
+        # settings are the defaults: output that the environment asks for would be measured.
         self._policy = HttpPolicy(url, wire=script.workload.wire, max_concurrency=512, debug=DebugSettings())
         tools = ToolRegistry([Echo(script.output)], max_observation_chars=2 * len(script.output) + 1000)
         steps = script.workload.requests + 1
@@ -101,7 +103,7 @@ class Ours:
 
 
 class FloorGen:
-    """Bare aiohttp with Python lists: the prompt's ids are encoded anew for every request."""
+    """Bare aiohttp with Python lists: all ids of the prompt are encoded to JSON again for every request."""
 
     def __init__(
         self,
@@ -148,7 +150,7 @@ class FloorOwn:
     def __init__(self, url: str, script: Script, tokenizer: Tokenizer) -> None:
         self._script, self._tokenizer = script, tokenizer
         self._transport = Transport(url, JSON_TYPE, connect_timeout_s=3.0, max_attempts=1)
-        self._fields = orjson.dumps(script.fields)[1:]
+        self._fields = orjson.dumps(script.fields)[1:]  # without "{": a body begins with the prompt
 
     async def rollout(self, session: str) -> Record:
         """The requests of one rollout."""

@@ -40,7 +40,7 @@ async def play(contender: Contender, rollouts: int, in_flight: int) -> list[Reco
 
 async def timed(contender: Contender, workload: Workload, expected: Record) -> Sample:
     """One sample. Raises RuntimeError where a rollout recorded anything but `expected`."""
-    gc.collect()
+    gc.collect()  # garbage of the contender before this one must not be collected on its time
     cpu, wall = time.process_time(), time.perf_counter()
     records = await play(contender, workload.rollouts, workload.in_flight)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

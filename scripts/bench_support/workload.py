@@ -1,4 +1,4 @@
-"""What every contender plays: K tool turns and a final answer, against a FakeServer in its own process."""
+"""The workload of every contender: K tool turns and a final answer, with a FakeServer in its own process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Script:
-    """What a contender without an agent has to know of the conversation to send the same requests.
+    """The parts of the conversation that a contender without an agent needs to send the same requests.
 
     `opening` int32[n] are the first prompt's ids, `after_call` the text between two completions, `fields`
     the request without its prompt.
@@ -88,6 +88,7 @@ def script_of(workload: Workload, renderer: Renderer) -> Script:
     sampled = np.concatenate([renderer.encode(CALL), renderer.certificate.close_ids]).astype(np.int32)
     bridge = renderer.bridge([*opening, *turn], sampled, finish=FinishReason.STOP, turn=1)
     wire = LlamaCppFormat(MODEL) if workload.wire is Wire.LLAMA_CPP else VllmFormat(MODEL)
+    # The agent's own request fields, so that the server has the same work for every contender.
     fields = json.loads(wire.body(Prompt(), SamplingParams(max_tokens=MAX_TOKENS)))
     del fields["prompt"]
     return Script(workload, output, renderer.render(opening).ids, bridge.text, wire.path, fields)
@@ -95,7 +96,7 @@ def script_of(workload: Workload, renderer: Renderer) -> Script:
 
 @contextmanager
 def fake_server(workload: Workload, tokenizer: Path, stop_token: str) -> Iterator[str]:
-    """The URL of a FakeServer process that plays `workload`; it ends with the block, or with us."""
+    """The URL of a FakeServer process that plays `workload`; it ends with the block or with this process."""
     script = {
         "wire": workload.wire.value,
         "tokenizer": str(tokenizer),

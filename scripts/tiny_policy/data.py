@@ -44,7 +44,7 @@ def encode_system(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def encode_dialogue(tokenizer: Tokenizer, spoken: Sequence[Spoken]) -> Example:
-    """Encode piece by piece, as at run time: what is sampled is never encoded with what is around it."""
+    """Encode piece by piece, as at run time: sampled text is never encoded together with its context."""
     ids: list[int] = []
     trained: list[bool] = []
 
@@ -60,6 +60,7 @@ def encode_dialogue(tokenizer: Tokenizer, spoken: Sequence[Spoken]) -> Example:
             add("\n", False)
         else:
             add(f"{TURN_START}user\n{message['content']}{TURN_END}\n", False)
+    # Without the newline after the last turn: at run time nothing follows that turn.
     return Example(np.array(ids[:-1], np.int16), np.array(trained[:-1], np.bool_))
 
 
@@ -69,7 +70,7 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def write_shards(tokenizer_file: Path, folder: Path, *, seed: int, count: int) -> None:
-    """Fill `folder` with `count` shards, one after the other; each appears whole."""
+    """Fill `folder` with `count` shards, one after the other; a shard is complete when its name appears."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     first, last = tasks(seed, FIRST_WEIGHTS), tasks(seed, LAST_WEIGHTS)
     rng = random.Random(f"slips {seed}")
@@ -100,7 +101,7 @@ def read_shard(path: Path) -> list[Example]:
 def batches(folder: Path, *, size: int, seed: int) -> Iterator[Batch]:
     """Endless batches of dialogues of similar length.
 
-    Shards are read in order as they appear; when none is left, from the first again.
+    Shards are read in order as they appear; if the next one does not exist yet, from the first again.
     """
     rng = random.Random(f"batches {seed}")
     number = 0
@@ -114,6 +115,7 @@ def batches(folder: Path, *, size: int, seed: int) -> Iterator[Batch]:
 
 
 def _batches_of(examples: list[Example], size: int, rng: random.Random) -> Iterator[Batch]:
+    # Similar lengths need little padding; the noise makes other batches at each pass.
     examples.sort(key=lambda example: len(example.ids) + rng.random() * 24)
     groups = [examples[at : at + size] for at in range(0, len(examples) - size + 1, size)]
     rng.shuffle(groups)

@@ -1,4 +1,4 @@
-"""Training dialogues: reference solutions, executed for real, as the agent would record them."""
+"""Training dialogues: reference solutions, really executed, as the agent would record them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Spoken: TypeAlias = tuple[Message, bool]
 
 FIRST_WEIGHTS = {1: 1.0, 2: 1.0, 3: 0.6}
 LAST_WEIGHTS = {1: 0.6, 2: 1.0, 3: 1.0, 4: 1.0, 5: 0.7}
-"""How often each difficulty is drawn, first and later in training: formats and copying before traps."""
+"""How often each difficulty is drawn, early and late in training: formats and copying before hard cases."""
 
 FIRST_TRAINING_SEED = 1 << 32
-"""Seeds below are for everybody else: no trained dialogue is an item of a quickstart or a measurement."""
+"""Training uses only seeds from here on: no trained dialogue is an item of a quickstart or a measurement."""
 
 _OPENINGS = (
     "You solve tasks with a shell.",
@@ -48,7 +48,7 @@ _OTHER_TOOLS = (
 
 
 def call_text(turn: Turn) -> str:
-    """An assistant turn as the policy is to write it."""
+    """An assistant turn as the policy should write it."""
     call = json.dumps({"name": "terminal", "arguments": {"command": turn.command}}, ensure_ascii=False)
     think = f"<think>\n{turn.think}\n</think>\n" if turn.think else ""
     return f"{think}<tool_call>\n{call}\n</tool_call>"
@@ -58,7 +58,7 @@ def dialogue(task: Task, rng: random.Random, slip_share: float = 0.0) -> list[Sp
     """The task's conversation after the system message, with the real output of each command.
 
     With probability `slip_share` it begins with a failing command (a wrong name) that is not trained on, so
-    that the policy learns to go on after an error. Raises RuntimeError where a reference command fails.
+    that the policy learns to continue after an error. Raises RuntimeError where a reference command fails.
     """
     spoken: list[Spoken] = [({"role": "user", "content": task.prompt}, False)]
     if rng.random() < slip_share:
@@ -84,6 +84,7 @@ def _slip(task: Task, rng: random.Random) -> list[Spoken]:
         return []
     wrong = Turn(command.replace(rng.choice(used), rng.choice(LEXICON)))
     with workspace(task) as root:
+        # The wrong command must fail and change nothing, else the reference solution no longer fits.
         before = snapshot(root)
         result = observed(*execute(root, wrong.command))
         harmless = not result.success and snapshot(root) == before

@@ -1,4 +1,4 @@
-"""Writing a checkpoint the way it is shipped: safetensors, tokenizer, configs, GGUF."""
+"""Writes a checkpoint in the form that ships: safetensors, tokenizer, configs, GGUF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3 in plain torch, with the system prompt computed once for a whole batch."""
+"""Qwen3 in plain torch. The system prompt is computed once for a whole batch."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class TinyPolicy(nn.Module):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02 if "embed" in name else parameter.shape[1] ** -0.5)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.zeros_(parameter)
+                nn.init.zeros_(parameter)  # each block starts as the identity
 
     def forward(self, prefix_ids: Tensor, ids: Tensor) -> Tensor:
         """Final hidden states [B, T, hidden] of `ids` [B, T], each row after the same `prefix_ids` [P]."""

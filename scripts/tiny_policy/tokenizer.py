@@ -41,6 +41,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    # Not special: the tags are part of the text and must survive decoding without special tokens.
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in TAGS])
     return tokenizer
 

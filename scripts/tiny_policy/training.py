@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has seen so far."""
+    """The progress of a run so far."""
 
     steps: int = 0
     dialogues: int = 0
@@ -76,6 +76,7 @@ def train(shape: Shape, plan: Plan, work: Path, report: Callable[[str], None]) -
     if not tokenizer_file.exists():
         learn_tokenizer(plan.seed, shape.vocab_size).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    # Spawned: a fork of a process in which torch has started threads can deadlock.
     feeder = multiprocessing.get_context("spawn").Process(
         target=write_shards,
         args=(tokenizer_file, shards),
@@ -116,8 +117,9 @@ def _loop(
         prefix = torch.tensor(encode_system(tokenizer, next(prompts)))
         factor = _set_rate(optimizers, plan, progress)
         loss = _step(model, hidden, prefix, batch, optimizers)
+        # At first the average follows fast, so that it forgets the initial weights.
         _follow(average, model, 1 / AVERAGE_STEPS if progress.steps > AVERAGE_STEPS else 0.05)
-        if progress.steps == 0:
+        if progress.steps == 0:  # the first step includes the compilation, which is not training time
             begun = time.monotonic()
         recent = loss if progress.steps == 0 else 0.98 * recent + 0.02 * loss
         progress.steps += 1
@@ -157,6 +159,7 @@ def _step(
 def _optimizers(model: TinyPolicy, plan: Plan) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    # Muon is meant for hidden matrices only; embeddings and norms need another optimizer.
     return [
         torch.optim.Muon(matrices, lr=plan.matrix_lr, weight_decay=0.01),
         torch.optim.AdamW(others, lr=plan.other_lr, betas=(0.9, 0.95), weight_decay=0.0),

@@ -1,6 +1,6 @@
 """A task's workspace as a plain temporary folder: only for commands of our own reference solutions.
 
-Nothing here isolates anything. What a model writes runs in the sandbox (`measure.py`).
+There is no isolation here. Commands of a model run in the sandbox (`measure_tiny_policy.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
 @contextmanager
 def workspace(task: Task) -> Iterator[Path]:
     """A fresh folder holding the task's files, deleted at the end."""
+    # In memory where possible: training makes hundreds of thousands of these folders.
     parent = MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None
     root = Path(tempfile.mkdtemp(prefix="tiny-policy-", dir=parent))
     try:
@@ -54,7 +55,7 @@ def execute(root: Path, command: str) -> tuple[int, bytes, bytes]:
 
 
 def observed(exit_code: int | None, stdout: bytes, stderr: bytes) -> ToolResult:
-    """What the terminal tool makes of a finished command."""
+    """The result that the terminal tool gives for a finished command."""
     output = stdout.decode(errors="replace").rstrip("\n")
     if stderr:
         errors = f"[stderr]\n{stderr.decode(errors='replace').rstrip(chr(10))}"

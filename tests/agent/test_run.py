@@ -148,6 +148,16 @@ async def test_a_cancelled_caller_gets_its_cancel_and_the_record_is_kept(script)
     assert events[-1].result is result
 
 
+async def test_a_cancel_that_comes_as_the_turn_ends_stays_inside_the_turn():
+    subject, _ = agent(["done"])
+    ends = EventType.COMPLETION_FINISHED
+    async with subject.start(listeners=[lambda e: run.cancel() if e.type is ends else None]) as run:
+        assert (await run.turn("do it")).stop_reason is StopReason.CANCELLED
+        await asyncio.sleep(0)
+    assert asyncio.current_task().cancelling() == 0
+    assert run.result().num_steps == 1
+
+
 async def test_a_cancelled_request_is_dropped_at_the_server():
     async with FakeServer(lambda ask: FakeReply("late", delay_s=60), RENDERER, stop_id=STOP) as server:
         policy = HttpPolicy(server.url)

@@ -107,7 +107,7 @@ async def test_a_dead_port_is_named_with_its_cause():
     [
         (Fault.STALL, "stalls: no answer from", "look at the server's log"),
         (Fault.STALL_MID_BODY, "stalls: no answer from", "look at the server's log"),
-        (Fault.HTML, "no JSON", "look at the server's own log"),
+        (Fault.HTML, "did not answer JSON", "look at the server's own log"),
         (Fault.UNAUTHORIZED, "401", "set ATROPOS_SERVER_API_KEY"),
         (Fault.INTERNAL_ERROR, "engine died", "look at the server's own log"),
     ],

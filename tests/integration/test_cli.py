@@ -32,7 +32,7 @@ def cli(*arguments: str, cwd: Path, before: tuple[str, ...] = ()) -> subprocess.
         (["collect", QUICKSTART, "nonsense"], "unexpected extra argument"),
         (["collect", "absent.yaml"], "cannot read config absent.yaml"),
         (["collect"], "--resume RUN_DIRECTORY"),
-        (["run", "say hello"], "free text means nothing to it"),
+        (["run", "say hello"], "it cannot follow free text"),
         (["run", "--item", "nope/1/1"], "no task family 'nope'"),
         (["env", "validate", "nope"], "no environment named 'nope'"),
     ],

@@ -13,12 +13,11 @@ from atropos_agent.record import read_groups
 from tests.fake_server_process import fake_server
 
 COMMAND = str(Path(sys.executable).with_name("atropos-agent"))
-RESUME = "go on with: atropos-agent collect --resume runs/run"
+RESUME = "resume with: atropos-agent collect --resume runs/run"
 ENVIRONMENTS = """
 import asyncio
 from dataclasses import dataclass
 from atropos_agent import AgentEnv
-from atropos_agent.errors import RecordError
 
 @dataclass(frozen=True)
 class Item:
@@ -44,8 +43,8 @@ class Unscorable(Plain):
         return 1.0 / (self.drawn - self.drawn)
 
 class Undeliverable(Plain):
-    def score_group(self, group):
-        raise RecordError("no trainer can take this")
+    def score_trajectory(self, item, final_response):
+        return 1e39  # finite, but not as the float32 that a trainer holds
 
 class SlowToClose(Plain):
     async def __aexit__(self, *exc):
@@ -103,7 +102,7 @@ def test_an_environment_that_runs_out_of_items_has_given_all(tmp_path, server):
 def test_groups_that_could_not_be_scored_are_exit_1_and_can_be_resumed(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--environment=own:Unscorable", "--collect.groups=2", *server)
     assert done.returncode == 1
-    assert "2 of the groups asked for have no data" in done.stderr
+    assert "2 requested groups have no trainable data" in done.stderr
     assert rows(done)["incomplete groups"] == "2"
     assert RESUME in done.stdout
 
@@ -111,7 +110,7 @@ def test_groups_that_could_not_be_scored_are_exit_1_and_can_be_resumed(tmp_path,
 def test_groups_that_no_trainer_can_take_are_exit_1_and_counted(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--environment=own:Undeliverable", "--collect.groups=2", *server)
     assert done.returncode == 1
-    assert "2 of the groups asked for have no data" in done.stderr
+    assert "2 requested groups have no trainable data" in done.stderr
     assert rows(done)["without data"] == "2: RecordError 2"
     assert RESUME not in done.stdout
 
@@ -197,7 +196,7 @@ def test_history_that_a_template_rewrites_is_warned_of_and_counted(tmp_path, on_
     answers = ["<tool_call>{broken \n"] * 2 + ["done"]
     with fake_server(tmp_path / "tokenizer", answers, template="trimming") as overrides:
         done = collect(tmp_path, "config.yaml", *overrides, *settings)
-    warned = "env.on_branch=refuse then loses the whole group" in " ".join(done.stderr.split())
+    warned = "env.on_branch=refuse drops its whole group" in " ".join(done.stderr.split())
     assert warned == (on_branch == "refuse")
     assert done.returncode == (1 if on_branch == "refuse" else 0), done.stderr
     assert rows(done)["prefix breaks"] == "8: template 8"

@@ -2,10 +2,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from atropos_agent.config import DEBUG_VARIABLES, GENERIC_VARIABLES, SERVER_VARIABLES
+from atropos_agent.policy.embedded import EMBEDDED_MODEL
+from atropos_agent.testing import FakeServer, TokenizerCodec
 
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -51,6 +54,20 @@ asyncio.run(main())
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == "1.0", done.stderr
+
+
+async def test_the_agent_example_takes_three_turns(capsys):
+    space: dict[str, Any] = {}
+    exec(BLOCKS[2], space)
+    tokenizer = EMBEDDED_MODEL / "tokenizer.json"
+    codec = TokenizerCodec(tokenizer)
+    async with FakeServer(
+        lambda ask: f"answer {ask.turn}", codec, stop_id=codec.token_id("<|im_end|>")
+    ) as server:
+        await space["converse"](server.url, str(tokenizer.parent))
+    *answers, total = capsys.readouterr().out.splitlines()
+    assert len(answers) == 3
+    assert total.endswith("sampled tokens")
 
 
 def test_the_readme_lists_every_environment_variable():

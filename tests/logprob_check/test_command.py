@@ -34,7 +34,7 @@ def test_without_torch_the_extra_is_named(tmp_path, without_torch):
 def test_what_is_no_run_is_named(tmp_path):
     done = CliRunner().invoke(app, ["check-logprobs", str(tmp_path), "--model", "somewhere"])
     assert done.exit_code == 1
-    assert "is no run" in done.stderr
+    assert "is not a run" in done.stderr
 
 
 def test_weights_or_a_server_must_be_named(tmp_path):

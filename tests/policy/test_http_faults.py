@@ -33,7 +33,7 @@ EXPECTED: dict[Fault, tuple[tuple[Wire, ...], type[ProviderError], str]] = {
     Fault.UNAUTHORIZED: (ALL_WIRES, ServerRefused, "401"),
     Fault.MODEL_NOT_FOUND: (ALL_WIRES, ModelNotFound, "404"),
     Fault.CONTEXT_OVERFLOW: (ALL_WIRES, ContextOverflow, "context"),
-    Fault.HTML: (ALL_WIRES, MalformedReply, "no JSON.*It works"),
+    Fault.HTML: (ALL_WIRES, MalformedReply, "did not answer JSON.*It works"),
     Fault.EMPTY_CHOICES: (ALL_WIRES, MalformedReply, "choices is empty|tokens is None|meta_info is None"),
     Fault.NULL_CONTENT: (ALL_WIRES, MalformedReply, "content|text"),
     Fault.NO_FINISH_REASON: (ALL_WIRES, MalformedReply, "finish_reason|stop_type"),
@@ -46,7 +46,7 @@ EXPECTED: dict[Fault, tuple[tuple[Wire, ...], type[ProviderError], str]] = {
     Fault.NULL_LOGPROB: (TOKEN_WIRES, MalformedReply, "is None: not a logprob"),
     Fault.SENTINEL_LOGPROB: (TOKEN_WIRES, MalformedReply, "-9999.0: not a logprob"),
     Fault.POSITIVE_LOGPROB: (TOKEN_WIRES, MalformedReply, "0.7: not a logprob"),
-    Fault.NAN_LOGPROB: (TOKEN_WIRES, MalformedReply, "no JSON"),
+    Fault.NAN_LOGPROB: (TOKEN_WIRES, MalformedReply, "did not answer JSON"),
     Fault.WRONG_PROMPT_USAGE: ((*ID_WIRES, Wire.CHAT_IDS), MalformedReply, "for 9 prompt ids"),
     Fault.WRONG_COMPLETION_USAGE: ((*ID_WIRES, Wire.CHAT_IDS), MalformedReply, "for 3 sampled ids"),
 }

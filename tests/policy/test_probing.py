@@ -81,6 +81,6 @@ async def test_a_password_in_the_url_reaches_no_text(caplog, prompt, password, f
 
 
 def test_a_password_in_a_bad_url_is_not_shown():
-    with pytest.raises(ConfigError, match="'host' is no HTTP address") as failure:
+    with pytest.raises(ConfigError, match="'host' is not an HTTP address") as failure:
         HttpPolicy("ftp://bob:hunter2@host")
     assert "hunter2" not in str(failure.value)

@@ -66,7 +66,7 @@ FAULTS = [
     (Fault.SENTINEL_LOGPROB, MalformedReply, "-9999"),
     (Fault.POSITIVE_LOGPROB, MalformedReply, "0.7"),
     (Fault.MISSING_IDS, MalformedReply, "other ids than were sent|no entry for id 40"),
-    (Fault.HTML, MalformedReply, "no JSON"),
+    (Fault.HTML, MalformedReply, "did not answer JSON"),
     (Fault.CUT_BODY, MalformedReply, "cut its answer"),
     (Fault.BAD_REQUEST, ServerRefused, "bad parameter"),
     (Fault.INTERNAL_ERROR, ServerRefused, "engine died"),

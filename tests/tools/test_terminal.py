@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from atropos_agent.dialects.hermes import result_to_xml
+from atropos_agent.dialects.hermes import result_to_xml, tool_definitions_json
 from atropos_agent.errors import SandboxLost, ToolError
 from atropos_agent.sandbox.protocol import ExecResult, ExecStatus
-from atropos_agent.toolset import ToolContext, ToolRegistry
+from atropos_agent.toolset import ToolContext
 from atropos_agent.trajectory import ToolResult
 from atropos_environments.terminal_tasks.prompts import SHORT_SYSTEM_PROMPT
 from atropos_tools.terminal import Terminal
@@ -19,7 +19,7 @@ async def run(result: ExecResult, max_output_bytes: int = 12_000) -> ToolResult:
 
 
 def test_the_prompt_shows_only_the_command():
-    assert ToolRegistry([Terminal()]).get_prompt_tool_definitions_json() == (
+    assert tool_definitions_json([Terminal().schema]) == (
         '[{"name": "terminal", "description": "Run a shell command in /workspace.", '
         '"parameters": {"type": "object", "properties": {"command": {"type": "string"}}, '
         '"required": ["command"]}, "required": null}]'
@@ -27,7 +27,7 @@ def test_the_prompt_shows_only_the_command():
 
 
 def test_the_quickstart_prompt_holds_this_very_schema():
-    (definition,) = json.loads(ToolRegistry([Terminal()]).get_prompt_tool_definitions_json())
+    (definition,) = json.loads(tool_definitions_json([Terminal().schema]))
     assert definition.pop("required") is None
     assert json.dumps(definition) in SHORT_SYSTEM_PROMPT
 

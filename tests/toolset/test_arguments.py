@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atropos_agent.errors import ToolError
 from atropos_agent.toolset import ToolContext, ToolRegistry
@@ -10,6 +12,8 @@ PERSON: dict[str, Json] = {
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name"],
 }
+TYPES = ["object", "array", "string", "boolean", "integer", "number", "null"]
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 OPTIONAL: Json = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
 SHAPE: Json = {
     "oneOf": [
@@ -198,11 +202,11 @@ def test_a_schema_is_not_changed_by_its_check():
         ({"allOf": [{"pattern": "("}]}, r"parameters.allOf.0 has the pattern '\('"),
         ({"patternProperties": {"[": {}}}, r"parameters has the pattern '\['"),
         ({"properties": {"a": {"$ref": "#/$defs/b"}}}, r"parameters.properties.a.\$ref is '#/\$defs/b'"),
-        ({"properties": {"a": {"$ref": "#/properties"}}}, r"is '#/properties', which is no schema inside"),
-        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, r"which is no schema inside this one"),
+        ({"properties": {"a": {"$ref": "#/properties"}}}, r"is '#/properties', which is not a schema inside"),
+        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, r"which is not a schema inside this one"),
         ({"$ref": "#"}, r"refers to itself without end"),
         ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, r"use one of them"),
-        ({"default": {1, 2}}, r"parameters is no JSON"),
+        ({"default": {1, 2}}, r"parameters is not JSON"),
         ([], r"parameters is \[\]; a JSON Schema of type object"),
     ],
 )
@@ -246,3 +250,20 @@ async def test_arguments_of_a_schema_as_mcp_gives_it_are_checked_before_the_tool
         "argument 'when' must have the format date, as 2026-01-31; "
         "argument 'limit' must be integer or null, not string"
     )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"), st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    ),
+    st.lists(st.sampled_from([*TYPES, ["string", "null"], None]), min_size=3, max_size=3),
+    st.booleans(),
+)
+def test_arguments_of_plain_types_are_judged_as_the_validator_judges_them(arguments, types, closed):
+    properties = {
+        name: {} if type is None else {"type": type} for name, type in zip("abc", types, strict=True)
+    }
+    schema = {"type": "object", "properties": properties, "required": ["a"]}
+    plain = ToolSchema("t", "T.", schema, closed=closed)
+    checked = ToolSchema("t", "T.", {**schema, "minProperties": 0}, closed=closed)
+    assert ArgumentCheck(plain).problems(arguments) == ArgumentCheck(checked).problems(arguments)

@@ -52,7 +52,7 @@ def server() -> Iterator[CountingServer]:
 )
 def test_a_remote_reference_is_refused_and_never_fetched(server: CountingServer, place):
     url = f"http://127.0.0.1:{server.server_port}/schema"
-    with pytest.raises(ToolError, match=r"tool 't': parameters.*which is no schema inside this one"):
+    with pytest.raises(ToolError, match=r"tool 't': parameters.*which is not a schema inside this one"):
         ArgumentCheck(ToolSchema("t", "", place(url)))
     assert server.connections == 0
 

@@ -1,4 +1,4 @@
-"""The JSON inside a call block, read by a decoder on windows that grow: linear in the input."""
+"""Reads the JSON inside a call block, with a decoder on growing windows: linear in the input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_NESTING = 64
 
 _FENCE = "```"
 _FIRST_WINDOW = 2048
-_LONGEST_LITERAL = 16
+_LONGEST_LITERAL = 16  # an error this close to a window's end may come from a literal that it cuts
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z0-9_.:-]*")
 _TRAILING_COMMA = {
@@ -57,6 +57,7 @@ def _finite_float(literal: str) -> float:
     return value
 
 
+# strict=False accepts raw line ends inside strings; models often write them.
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite_float)
 
 
@@ -75,7 +76,7 @@ def _decode(text: str, start: int, limit: int) -> tuple[object, int] | Broken:
             return Broken(_json_reason(reason, at, document), start + at)
         except RecursionError:
             return Broken("JSON nested too deeply", start)
-        except ValueError as error:
+        except ValueError as error:  # also from int(), which refuses numbers of more than 4300 digits
             reason = str(error) if isinstance(error, _RefusedValueError) else "a number has too many digits"
             return Broken(reason, start)
         reason = _unusable(value, document[:length])
@@ -101,6 +102,7 @@ def _json_reason(reason: str, at: int, document: str) -> str:
 
 def _unusable(value: object, source: str) -> str:
     """Why a decoded value cannot be passed on, or ""."""
+    # Brackets are an upper bound and cheap to count; the exact nesting is measured only above the limit.
     if source.count("[") + source.count("{") > MAX_NESTING and _nesting(value) > MAX_NESTING:
         return f"JSON nested deeper than {MAX_NESTING} levels"
     try:

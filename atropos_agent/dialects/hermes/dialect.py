@@ -65,8 +65,8 @@ class Hermes:
         control: Sequence[str],
         message: UserMessage | None = None,
     ) -> tuple[Message, ...]:
-        """One user message: a block for each result, a repair hint for what could not be read, and what the
-        user says. One, because templates may demand that roles alternate."""
+        """One user message: a block for each result, a repair hint for calls that could not be parsed, and
+        the user's text. A single message, because templates may require that roles alternate."""
         blocks = [result_to_xml(result, control) for result in results]
         unread = any(error.kind is not ParseErrorKind.INSIDE_REASONING for error in errors)
         if message is None and (unread or not blocks):

@@ -1,4 +1,4 @@
-"""What the renderer is told of the Hermes dialect."""
+"""The marks of the Hermes dialect, for the renderer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Completion text -> reasoning, content, tool calls and parse errors. Pure; knows no tools and no tokens.
 
 Tags are found with `str.find`, JSON is read by a decoder on windows that grow geometrically, so a tag
-inside a JSON string is text and the time is linear in the input, also for inputs made to hurt. Two
+inside a JSON string is text and the time is linear in the input, also for adversarial inputs. Two
 decodes started at different tags are never both inside a string, so at most two overlap anywhere.
 """
 
@@ -18,7 +18,7 @@ _THINK = "<think>"
 _END_THINK = "</think>"
 _OPEN_STEM = OPEN_TAG[:-1]
 _CLOSE_STEM = CLOSE_TAG[:-1]
-_LONGEST_TAG = 256
+_LONGEST_TAG = 256  # bounds the search for the end of a tag, so that many open tags cost linear time
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -27,7 +27,7 @@ def parse(text: str, *, inside_reasoning: bool = False, truncated: bool = False)
 
     `inside_reasoning`: the generation prompt left a reasoning block open. `truncated`: the completion was
     cut by a limit, so a tag that has only begun at the end is an unclosed call too, and reasoning that is
-    still open is no error.
+    still open is not an error.
     """
     scan = _Scan(text, truncated)
     scan.run(inside_reasoning)
@@ -60,8 +60,8 @@ class _Block:
 
 @dataclass(slots=True)
 class _Scan:
-    """One pass over a text. Positions asked of `_find` and `_tag` never go back further than an earlier
-    answer's question, which is what makes caching the answers right and the pass linear."""
+    """One pass over a text. `_find` and `_tag` are never asked for an earlier position than before: this
+    makes their cached answers right and the pass linear."""
 
     text: str
     truncated: bool
@@ -74,7 +74,7 @@ class _Scan:
     _tags: dict[str, _Tag] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # str.lower alone may change the length of other alphabets, and with it every offset
+        # str.lower may change the length of non-ASCII text, and with it every offset.
         self._lowered = self.text.lower() if self.text.isascii() else self.text.translate(_ASCII_LOWER)
 
     def run(self, inside_reasoning: bool) -> None:
@@ -192,6 +192,7 @@ class _Scan:
     def _take_rest(self, start: int) -> None:
         """The text after the last tag; a truncated one may end in the middle of an opening tag."""
         rest, size = self.text[start:], len(self.text)
+        # A single "<" is not counted as a cut tag: it is common in ordinary text.
         lengths = range(len(_OPEN_STEM), 1, -1) if self.truncated else ()
         cut = next((length for length in lengths if rest.endswith(_OPEN_STEM[:length])), 0)
         self.content.append(rest[: len(rest) - cut])

@@ -30,8 +30,8 @@ def repair_hint(errors: Sequence[ParseError]) -> str:
 
 
 def written_call(call: ToolCall) -> str:
-    """The block of a call that a server parsed. Arguments that it could not read stay as it told them, so
-    that the parser reports them."""
+    """The block of a call that a server parsed. Arguments that the server could not read stay as it gave
+    them, so that the parser reports them."""
     if call.arguments or not call.raw_text:
         return render_call(call.name, call.arguments)
     body = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.raw_text}}}'

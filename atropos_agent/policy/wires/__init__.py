@@ -1,4 +1,4 @@
-"""Request and answer shapes of inference servers. Pure: bytes out, a decoded JSON object in."""
+"""Request and response formats of inference servers. Pure functions: bytes out, a decoded JSON object in."""
 
 from atropos_agent.policy.wires.chat import ChatFormat
 from atropos_agent.policy.wires.common import Asked, WireFormat

@@ -1,8 +1,8 @@
-"""Chat completions: the server renders the prompt. Three grades: ids, per-token logprobs, text only.
+"""Chat completions: the server renders the prompt. Three variants: ids, per-token logprobs, text only.
 
 A server with a reasoning parser or a tool-call parser takes parts of the sampled text out of `content`. They
-are in `Completion.reasoning` and `Completion.calls`, as the server read them. Where the tokens are known,
-`text` is all that they spell, those parts included; where only text came, `text` is the content alone.
+are in `Completion.reasoning` and `Completion.calls`, as the server parsed them. If the tokens are known,
+`text` is all that they spell, including those parts. If only text was returned, `text` is the content alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from atropos_agent.trajectory import (
 
 CALL_REASONS = ("tool_calls", "function_call")
 UNPLACED_VERSIONS = "weight_versions_unplaced"
-"""Noted where several versions of the weights made a completion whose tokens the server does not give."""
+"""Note of a completion with several weight versions, whose tokens the server does not return."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """`POST /v1/chat/completions`. `extended` servers know more than OpenAI's own parameters."""
+    """`POST /v1/chat/completions`. An `extended` server takes more than OpenAI's own parameters."""
 
     model: str
     wire: Wire = Wire.CHAT
@@ -45,7 +45,7 @@ class ChatFormat:
     path = "/v1/chat/completions"
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
-        """The request, with the messages in the shape of the OpenAI API; `tools` only where there are any."""
+        """The request, with messages in the form of the OpenAI API; `tools` only if there are any."""
         asked: dict[str, object] = {
             "model": self.model,
             "messages": outgoing(prompt.messages),
@@ -57,16 +57,16 @@ class ChatFormat:
             asked["max_tokens"] = sampling.max_tokens
         if self.wire.gives_ids:
             asked["logprobs"] = True
-            least = 1 if self.wire is Wire.CHAT_LOGPROBS else 0  # llama.cpp gives nothing for 0
+            least = 1 if self.wire is Wire.CHAT_LOGPROBS else 0  # llama.cpp returns no logprobs for 0
             asked["top_logprobs"] = max(self.alternatives, least)
         if self.wire is Wire.CHAT_IDS:
             asked["return_token_ids"] = True
-        if self.extended:
+        if self.extended:  # by default vLLM strips special tokens, which may mark calls or reasoning
             asked["skip_special_tokens"] = False
         return orjson.dumps(asked, default=dict)
 
     def read(self, payload: Payload, asked: Asked) -> Completion:
-        """The completion; `notes` says where its text or its token entries are second best."""
+        """The completion; `notes` lists what is incomplete in its text or its token entries."""
         choice = common.first_choice(payload)
         prompt_tokens, completion_tokens = common.usage_counts(payload, prompt=None, completion=None)
         finish = _finish_reason(choice, completion_tokens, asked.sampling)
@@ -115,9 +115,9 @@ class ChatFormat:
         )
 
     def _from_entries(self, plain: Completion, said: Said, choice: Payload) -> Completion:
-        """Ids or bytes rebuilt from the entries; the plain completion, noted, where they do not add up.
+        """Ids or bytes rebuilt from the entries; the plain completion with a note if they are incomplete.
 
-        llama.cpp leaves out entries for broken UTF-8 here, so fewer entries than `usage` counts is no fault.
+        llama.cpp omits the entries of incomplete UTF-8 here, so fewer entries than `usage` counts is legal.
         """
         listed = _logprob_entries(choice)
         logprobs = common.logprobs([entry.get("logprob") for entry in listed], "logprobs.content.logprob")
@@ -128,6 +128,7 @@ class ChatFormat:
         spelt, agrees = _spelt(plain, said, pieces)
         if not agrees or (counted or len(listed)) != len(listed):
             return replace(plain, notes=(*plain.notes, "token_entries_incomplete"))
+        # llama.cpp adds the id to each entry; OpenAI's own format has only the bytes
         by_id = all(isinstance(entry.get("id"), int) for entry in listed)
         ids = np.array([entry["id"] for entry in listed], np.int32) if by_id else None
         return replace(
@@ -153,8 +154,8 @@ def top_logprobs(payload: Payload) -> dict[str, float]:
 
 
 def _finish_reason(choice: Payload, sampled: int | None, sampling: SamplingParams) -> FinishReason:
-    """Why the completion ended. vLLM says `tool_calls` also of a completion that was cut after a call, so one
-    that fills its limit was cut."""
+    """Why the completion ended. vLLM reports `tool_calls` also for a completion that was cut after a call, so
+    one that fills its limit counts as cut."""
     reason = choice.get("finish_reason")
     finish = common.finish_reason(reason, "choices[0].finish_reason")
     full = sampled is not None and sampled == sampling.max_tokens
@@ -162,16 +163,16 @@ def _finish_reason(choice: Payload, sampled: int | None, sampling: SamplingParam
 
 
 def _versioned(payload: Payload) -> Payload:
-    """What may hold versions of the weights: SGLang has a `metadata` for them, vLLM the answer itself."""
+    """The object that holds weight versions: `metadata` for SGLang, the answer itself for vLLM."""
     metadata = payload.get("metadata")
     return metadata if isinstance(metadata, dict) and "weight_version" in metadata else payload
 
 
 def _spelt(plain: Completion, said: Said, pieces: tuple[bytes, ...] | None) -> tuple[Completion, bool]:
-    """`plain` with the text of its token entries, and whether they hold all that the server said.
+    """`plain` with the text of its token entries, and whether they contain all that the server returned.
 
-    Where the content is not the last thing said, the text keeps the end of the turn if the entries spell it:
-    only a tokenizer can tell it from the end of a call or of the reasoning.
+    If calls or reasoning come after the content, the text keeps the end-of-turn token that the entries spell:
+    only a tokenizer can tell that token from the end of a call or of the reasoning.
     """
     if pieces is None:
         return plain, False

@@ -1,4 +1,4 @@
-"""What every wire shares: neutral sampling, and the checks of what a server says. Nothing is padded."""
+"""Shared by all formats: neutral sampling parameters, and checks of the values in a response. No padding."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from atropos_agent.trajectory import (
 Payload: TypeAlias = Mapping[str, object]
 
 LOWEST_LOGPROB = -9999.0
-"""vLLM writes this, llama.cpp a still lower number, where a probability is zero."""
+"""vLLM writes this for a probability of zero; llama.cpp writes a still lower number."""
 HIGHEST_ID = 2**31 - 1
 ROUNDING = 1e-4
-"""A log-softmax in float32 may come out this far above zero."""
+"""A log-softmax in float32 may be this far above zero."""
 
 FINISH_REASONS = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "word": FinishReason.STOP}
 FINISH_REASONS |= {"tool_calls": FinishReason.STOP, "function_call": FinishReason.STOP}
@@ -38,7 +38,7 @@ FINISH_REASONS |= {"length": FinishReason.LENGTH, "limit": FinishReason.LENGTH}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a reply answers: ids sent (0 where the server renders the prompt), sampling, and its cost."""
+    """The request of a reply: number of ids sent (0 if the server renders the prompt), sampling, timings."""
 
     prompt_tokens: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -46,7 +46,7 @@ class Asked:
 
 
 class Versions(NamedTuple):
-    """The version of the weights that sampled the last token, and a part for each where there are several."""
+    """The weight version that sampled the last token; if there are several versions, one part for each."""
 
     last: str | None = None
     parts: tuple[CompletionPart, ...] = ()
@@ -56,16 +56,16 @@ UNVERSIONED = Versions()
 
 
 class WireFormat(Protocol):
-    """One request shape."""
+    """One request format."""
 
     @property
     def wire(self) -> Wire:
-        """Which one."""
+        """Its name."""
         ...
 
     @property
     def path(self) -> str:
-        """Where it is posted, from the server's root."""
+        """The path of the request, from the server's root."""
         ...
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
@@ -73,12 +73,13 @@ class WireFormat(Protocol):
         ...
 
     def read(self, payload: Payload, asked: Asked) -> Completion:
-        """The completion in a decoded answer. Raises MalformedReply naming what is wrong and where."""
+        """The completion in a decoded answer. Raises MalformedReply with the fault and its place."""
         ...
 
 
 def openai_sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, object]:
-    """Sampling parameters in OpenAI's words; `extended` adds those that vLLM and llama.cpp know."""
+    """Sampling parameters under OpenAI's names; `extended` adds those of vLLM and llama.cpp."""
+    # every parameter is sent: server defaults are not neutral (llama.cpp: top_k 40, top_p 0.95, min_p 0.05)
     asked: dict[str, object] = {
         "n": 1,
         "stream": False,
@@ -98,10 +99,10 @@ def openai_sampling(sampling: SamplingParams, *, extended: bool) -> dict[str, ob
 
 
 def mode_of(found: LogprobMode, sampling: SamplingParams, truncation_shows: bool) -> LogprobMode:
-    """The mode of one completion's logprobs where the server's was `found`.
+    """The mode of one completion's logprobs, if the mode of the server is `found`.
 
-    Some servers reckon with the temperature only (SGLang): what they tell of a truncated distribution is
-    neither raw nor that of the distribution sampled from.
+    Some servers apply the temperature only (SGLang). With truncation, their logprobs are then neither raw nor
+    those of the sampling distribution.
     """
     blind = found is LogprobMode.PROCESSED and not truncation_shows
     return LogprobMode.UNKNOWN if blind and sampling.truncates else found
@@ -120,8 +121,8 @@ def sampled(
     versions: Versions = UNVERSIONED,
     notes: tuple[str, ...] = (),
 ) -> Completion:
-    """A completion whose ids int32[n] and logprobs float32[n] the server told as it sampled them; `usage` is
-    its count of prompt and of sampled tokens."""
+    """A completion with ids int32[n] and logprobs float32[n] as the server sampled them. `usage` has its
+    counts of prompt and sampled tokens."""
     require_count(len(values), len(ids), "logprobs", "sampled ids")
     return Completion(
         text=text,
@@ -143,7 +144,7 @@ def sampled(
 
 
 def model_of(payload: Payload, asked_for: str) -> str:
-    """The model that answered, as the answer names it."""
+    """The model that the answer names, else `asked_for`."""
     model = payload.get("model")
     return model if isinstance(model, str) else asked_for
 
@@ -178,7 +179,7 @@ def first_choice(payload: Payload) -> Payload:
 
 
 def finish_reason(value: object, where: str) -> FinishReason:
-    """The finish reason; a text we do not know is OTHER."""
+    """The finish reason; OTHER for an unknown text."""
     return FINISH_REASONS.get(string(value, where), FinishReason.OTHER)
 
 
@@ -191,7 +192,7 @@ def token_ids(value: object, where: str) -> TokenIds:
         ids = np.array(listed)
     except (ValueError, OverflowError):
         raise MalformedReply(f"{where} is not a flat list of integers") from None
-    # read as unsigned, a negative number is a huge one
+    # bools, floats, None and ragged lists give another dtype or shape; as unsigned, negative ids are huge
     if ids.dtype != np.int64 or ids.ndim != 1 or ids.view(np.uint64).max() > HIGHEST_ID:
         raise MalformedReply(f"{where} holds something that is not a token id: {_shown(value)}")
     return ids.astype(np.int32)
@@ -207,6 +208,7 @@ def logprobs(value: list[object], where: str) -> Logprobs:
         raise MalformedReply(f"{where} holds something that is not a number: {_shown(value)}") from None
     if numbers.ndim != 1:
         raise MalformedReply(f"{where} is not a flat list of numbers")
+    # negated, so that NaN is refused too
     if not (numbers.min() > LOWEST_LOGPROB and numbers.max() <= ROUNDING):
         wrong = ~((numbers > LOWEST_LOGPROB) & (numbers <= ROUNDING))
         at = int(np.flatnonzero(wrong)[0])
@@ -223,9 +225,9 @@ def require_count(found: int, expected: int, found_name: str, expected_name: str
 def usage_counts(
     payload: Payload, *, prompt: int | None, completion: int | None
 ) -> tuple[int | None, int | None]:
-    """`usage.prompt_tokens` and `usage.completion_tokens`, checked against the ids where those are known.
+    """`usage.prompt_tokens` and `usage.completion_tokens`, checked against the number of ids if known.
 
-    Catches truncation by the server, an added BOS, and dropped tokens.
+    Detects truncation by the server, an added BOS token, and dropped tokens.
     """
     usage = payload.get("usage")
     if usage is None:
@@ -238,7 +240,7 @@ def usage_counts(
 
 
 def checked_count(value: object, expected: int | None, where: str, what: str) -> int | None:
-    """`value` as a count or None; raises MalformedReply if it is neither or not `expected` (where known)."""
+    """`value` as a count or None. Raises MalformedReply if it is neither, or differs from `expected`."""
     if value is None:
         return None
     if not isinstance(value, int):

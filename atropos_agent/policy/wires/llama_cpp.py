@@ -1,7 +1,7 @@
 """llama.cpp's native `/completion`: ids in, every sampled id out.
 
-Its OpenAI shape loses sampled tokens that end inside an incomplete UTF-8 sequence; here `tokens` has them
-all, and only their entry in `completion_probabilities` is missing.
+Its OpenAI format loses sampled tokens that end inside an incomplete UTF-8 sequence. Here `tokens` has all of
+them, and only their entries in `completion_probabilities` are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atropos_agent.trajectory import (
 )
 
 SEED_LIMIT = 2**32 - 1
-"""Seeds are unsigned 32-bit; the highest one means random."""
+"""Seeds are unsigned 32-bit integers; the highest one means random."""
 ANSWER_FIELDS = (
     "content",
     "tokens",
@@ -36,6 +36,7 @@ ANSWER_FIELDS = (
     "truncated",
     "model",
 )
+# samplers that change the distribution, each switched off by name: the server may have other defaults
 NEUTRAL = orjson.dumps(
     {
         "typical_p": 1.0,
@@ -63,8 +64,8 @@ NEUTRAL = orjson.dumps(
 class LlamaCppFormat:
     """`POST /completion` with `return_tokens` and `n_probs`.
 
-    Logprobs are the model's own unless the probabilities after sampling are asked for, as is done wherever
-    the two differ.
+    Logprobs are those of the model's own distribution, unless the request asks for probabilities after
+    sampling. It does so whenever the two differ.
     """
 
     model: str
@@ -75,7 +76,7 @@ class LlamaCppFormat:
     path = "/completion"
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
-        """The request; the ids go in as they are already encoded."""
+        """The request; the ids are inserted as already encoded JSON."""
         asked: dict[str, object] = {
             "model": self.model,
             "n_predict": -1 if sampling.max_tokens is None else sampling.max_tokens,
@@ -91,7 +92,7 @@ class LlamaCppFormat:
         return b'{"prompt":[%b],%b,%b' % (prompt.encoded_ids, orjson.dumps(asked)[1:-1], NEUTRAL)
 
     def read(self, payload: Payload, asked: Asked) -> Completion:
-        """The completion; `notes` says `context_full` where the context ended it."""
+        """The completion; `notes` has `context_full` if the end of the context cut it."""
         ids = common.token_ids(payload.get("tokens"), "tokens")
         probabilities = common.entries(
             payload.get("completion_probabilities", []), "completion_probabilities"
@@ -126,7 +127,7 @@ def top_logprobs(payload: Payload) -> dict[str, float]:
 
 
 def _logprob(entry: Payload) -> object:
-    """The logprob of an entry; the logarithm of its probability where that was asked for."""
+    """The logprob of an entry; the logarithm of its probability if the entry has that instead."""
     if "prob" not in entry:
         return entry["logprob"]
     probability = entry["prob"]
@@ -136,10 +137,10 @@ def _logprob(entry: Payload) -> object:
 
 
 def _aligned(ids: TokenIds, probabilities: list[Payload]) -> Logprobs:
-    """The logprob of each id, float32[n]; NaN where no entry certainly belongs to it.
+    """The logprob of each id, float32[n]; NaN for an id without an entry that certainly belongs to it.
 
-    Entries are a subsequence of the ids. An entry's place is certain where the leftmost and the rightmost
-    way to match all entries agree; they differ only inside a run of equal ids.
+    Entries are a subsequence of the ids. The place of an entry is certain if the leftmost and the rightmost
+    way to match all entries agree. They differ only inside a run of equal ids.
     """
     try:
         named = [entry["id"] for entry in probabilities]

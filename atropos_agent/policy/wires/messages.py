@@ -1,4 +1,4 @@
-"""Chat messages on the wire: ours as servers take them, theirs with what they parsed out of the text."""
+"""Chat messages on the wire: ours in the form that servers take, theirs with the parts that they parsed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from atropos_agent.policy.wires.common import Payload
 from atropos_agent.trajectory import FinishReason, Json, Message, ToolCall
 
 MAX_NESTING = 64
-"""Arguments nested deeper than this are not read: JSON writers have limits of their own."""
+"""Deeper nested arguments are not read: JSON writers have their own limits on depth."""
 TEXT_FROM_REASONING = "text_from_reasoning"
 UNREADABLE_ARGUMENTS = "unreadable_call_arguments"
 
 
 class Said(NamedTuple):
-    """What a server's message says: `content` as it stands there, and what it parsed out of the text itself.
+    """A server's message: its `content`, and the reasoning and calls that the server parsed out of the text.
 
-    A call has the JSON text of its arguments in `raw_text`. Where that is not a JSON object, `arguments` is
-    empty and the notes hold `unreadable_call_arguments`; `decoded_arguments` tells which call it is.
+    A call has the JSON text of its arguments in `raw_text`. If that is not a JSON object, `arguments` is
+    empty and the notes have `unreadable_call_arguments`; `decoded_arguments` finds the call.
     """
 
     content: str
@@ -32,14 +32,14 @@ class Said(NamedTuple):
 
     @property
     def is_parsed(self) -> bool:
-        """True where `content` is not all of what was sampled."""
+        """True if `content` is not all of what was sampled."""
         return bool(self.reasoning or self.calls)
 
     def with_text(self) -> Said:
-        """The reasoning as the content, noted, where there is nothing else.
+        """The reasoning as the content, with a note, if there is nothing else.
 
-        Parsers put all of a completion there that never closed its reasoning, finished or cut off: it is what
-        was sampled, and no closed reasoning is made of it.
+        If a completion never closes its reasoning, parsers return all of its text as reasoning. That text is
+        what was sampled, so it must not be rendered as closed reasoning.
         """
         if self.content or self.calls or not self.reasoning:
             return self
@@ -47,7 +47,7 @@ class Said(NamedTuple):
 
 
 def read_message(message: Payload, finish: FinishReason, where: str = "choices[0].message") -> Said:
-    """What `message` says. A cut completion may say nothing yet; any other raises MalformedReply then."""
+    """Read `message`. Raises MalformedReply if it is empty, except for a completion that was cut."""
     content = message.get("content")
     reasonings = [message.get(name) for name in ("reasoning", "reasoning_content")]
     reasoning = next((text for text in reasonings if isinstance(text, str) and text), "")
@@ -64,21 +64,21 @@ def read_message(message: Payload, finish: FinishReason, where: str = "choices[0
 
 
 def decoded_arguments(text: str) -> Mapping[str, Json] | None:
-    """The arguments of a call from their JSON text, none for an empty text; None where it is no JSON object
-    that can be passed on."""
+    """The arguments of a call from their JSON text; {} for an empty text; None if the text is not a JSON
+    object that can be passed on."""
     if not text.strip():
         return {}
     try:
         value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not a character
+        json.dumps(value, ensure_ascii=False).encode()  # raises for a lone surrogate: UTF-8 has no form of it
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and _nesting(value) <= MAX_NESTING else None
 
 
 def outgoing(messages: Sequence[Message]) -> Sequence[Message | dict[str, object]]:
-    """`messages` as servers take them: `reasoning` under the name `reasoning_content`, arguments of calls as
-    JSON text. Nothing is copied where no message has either."""
+    """`messages` in the form that servers take: `reasoning` is named `reasoning_content`, arguments of calls
+    are JSON text. Nothing is copied if no message has either."""
     if not any("reasoning" in message or "tool_calls" in message for message in messages):
         return messages
     return [_outgoing(message) for message in messages]
@@ -99,7 +99,7 @@ def _outgoing(message: Message) -> Message | dict[str, object]:
 
 
 def _listed_calls(message: Payload, where: str) -> list[Payload]:
-    """The entries of `tool_calls`, or the one of its predecessor `function_call`."""
+    """The entries of `tool_calls`, or the one call in its deprecated form `function_call`."""
     listed = message.get("tool_calls")
     if listed:
         return common.entries(listed, f"{where}.tool_calls")

@@ -1,8 +1,7 @@
 """SGLang's native `/generate`: ids in, ids out, each with its logprob.
 
-Its OpenAI shapes give no ids. Logprobs are those of the model's distribution at the request's temperature,
-or at temperature 1 where the server runs with SGLANG_RETURN_ORIGINAL_LOGPROB; truncation of the
-distribution is in neither.
+Logprobs are those of the model's distribution at the request's temperature, or at temperature 1 if the
+server runs with SGLANG_RETURN_ORIGINAL_LOGPROB. Neither includes truncation of the distribution.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class SglangFormat:
-    """`POST /generate` with `input_ids` and `return_logprob`. Older servers know no seed (`seeded`)."""
+    """`POST /generate` with `input_ids` and `return_logprob`. Older servers take no seed: `seeded` False."""
 
     model: str
     logprob_mode: LogprobMode = LogprobMode.UNKNOWN
@@ -50,6 +49,7 @@ class SglangFormat:
         }
         if sampling.seed is not None and self.seeded:
             asked["sampling_seed"] = sampling.seed
+        # the texts of tokens are not requested: the server would decode each of them
         rest = {
             "sampling_params": asked,
             "return_logprob": True,

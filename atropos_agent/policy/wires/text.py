@@ -1,4 +1,4 @@
-"""String `/v1/completions`: our rendered text in, raw text out. No ids, so the text is tokenised again."""
+"""`/v1/completions` with a text prompt: rendered text in, raw text out, no ids. The text is retokenized."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TextFormat:
     path = "/v1/completions"
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
-        """The request. An `extended` server is told to add no special tokens and to strip none."""
+        """The request. It asks an `extended` server to add no special tokens and to strip none."""
         asked: dict[str, object] = {
             "model": self.model,
             "prompt": prompt.text,

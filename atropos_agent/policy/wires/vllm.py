@@ -35,7 +35,7 @@ class VllmFormat:
             "spaces_between_special_tokens": False,
             **common.openai_sampling(sampling, extended=True),
         }
-        if self.alternatives:
+        if self.alternatives:  # named by text, two tokens that are parts of one character would collide
             asked["return_tokens_as_token_ids"] = True
         return b'{"prompt":[%b],%b' % (prompt.encoded_ids, orjson.dumps(asked)[1:])
 

@@ -1,6 +1,6 @@
-"""vLLM's token-in, token-out `/inference/v1/generate`; it also names the versions of the weights.
+"""vLLM's token-in, token-out `/inference/v1/generate`; it also returns the weight versions.
 
-Only there where the server was started with `--enable-scale-out`.
+Available only if the server was started with `--enable-scale-out`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atropos_agent.trajectory import Completion, LogprobMode, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class VllmGenerateFormat:
-    """`POST /inference/v1/generate`: no text goes out or comes back."""
+    """`POST /inference/v1/generate`: no text is sent or returned."""
 
     model: str
     logprob_mode: LogprobMode = LogprobMode.UNKNOWN
@@ -28,9 +28,9 @@ class VllmGenerateFormat:
     path = "/inference/v1/generate"
 
     def body(self, prompt: Prompt, sampling: SamplingParams) -> bytes:
-        """The request; without `max_tokens` the server goes up to the context length."""
+        """The request; without `max_tokens` the limit is the context length."""
         asked = common.openai_sampling(sampling, extended=True)
-        del asked["stream"]
+        del asked["stream"]  # here it is not a sampling parameter; it is set beside them below
         asked |= {"logprobs": self.alternatives, "skip_special_tokens": False}
         if sampling.max_tokens is not None:
             asked["max_tokens"] = sampling.max_tokens
@@ -38,7 +38,7 @@ class VllmGenerateFormat:
         return b'{"token_ids":[%b],%b' % (prompt.encoded_ids, orjson.dumps(rest)[1:])
 
     def read(self, payload: Payload, asked: Asked) -> Completion:
-        """The completion without a text; a sampled stop token is among its ids."""
+        """The completion, without text; a sampled stop token is among its ids."""
         choice = common.first_choice(payload)
         ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
         listed = _entries(choice)

@@ -1,4 +1,4 @@
-"""Which version of the weights sampled which tokens, as vLLM and SGLang report it."""
+"""Read which weight version sampled which tokens, as vLLM and SGLang report it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ def read_versions(reported: Payload, count: int | None) -> Versions:
     """The versions in `weight_versions` (`[{"version", "start", "end"}]`, half-open, in sampled tokens), else
     the one in `weight_version`.
 
-    `count` is the number of sampled tokens, None where the answer does not say. Spans without tokens are left
-    out; neighbours of one version are one part. Raises MalformedReply for spans that do not follow each other
-    from 0 to `count`.
+    `count` is the number of sampled tokens, None if unknown. Empty spans are left out; adjacent spans of one
+    version are one part. Raises MalformedReply if the spans do not cover 0 to `count` without gaps.
     """
     listed, single = reported.get("weight_versions"), reported.get("weight_version")
     if not listed and not isinstance(single, list):

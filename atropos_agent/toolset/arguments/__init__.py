@@ -1,4 +1,4 @@
-"""Whether the arguments of a call fit the schema of its tool, and what a policy reads where they do not."""
+"""Checks a call's arguments against the tool's schema; makes the text a policy reads if they do not fit."""
 
 from atropos_agent.toolset.arguments.check import ArgumentCheck
 from atropos_agent.toolset.arguments.wording import known

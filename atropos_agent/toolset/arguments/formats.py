@@ -80,7 +80,7 @@ FORMATS: Mapping[str, Format] = {
     "uri-reference": Format(_is_uri_reference, "/page?id=1"),
     "uuid": Format(lambda text: _UUID.fullmatch(text) is not None, "123e4567-e89b-12d3-a456-426614174000"),
 }
-"""All formats that are checked. Any other one is an annotation: every text is of it."""
+"""All formats that are checked. Any other format is an annotation and accepts every text."""
 
 
 def _on_texts(accepts: Callable[[str], bool]) -> Callable[[object], bool]:

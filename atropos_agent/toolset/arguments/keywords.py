@@ -1,7 +1,7 @@
-"""The JSON Schema validator (2020-12), with the keywords that jsonschema decides otherwise than we do.
+"""The JSON Schema validator (2020-12), with keywords that we check differently from jsonschema.
 
-Such a keyword of ours gives as message the name or the pattern that the error is about; the words for the
-policy are made elsewhere.
+The error message of such a keyword is only the name or the pattern that the error is about; `wording` makes
+the text for the policy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Found: TypeAlias = Iterator[ValidationError]
 
 
 def _is_integer(_: object, value: object) -> bool:
-    """2020-12 takes 1.0 for an integer, but a tool would get a float."""
+    """2020-12 accepts 1.0 as an integer, but a tool would get a float."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -84,7 +84,7 @@ def _property_names(
 
 
 def _multiple_of(_: Draft202012Validator, divisor: float, value: Json, _schema: Schema) -> Found:
-    """Decided on the decimals as written: as floats, 19.99 is no multiple of 0.01."""
+    """Computed with the decimals as written: as floats, 19.99 is not a multiple of 0.01."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             whole = (_exact(value) / _exact(divisor)).denominator == 1

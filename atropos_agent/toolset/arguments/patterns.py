@@ -1,6 +1,6 @@
 """Regular expressions of schemas, run on text that a model wrote, in bounded time.
 
-Python's `re` can backtrack for ever; the `regex` library takes a time limit.
+Python's `re` can backtrack without end; the `regex` library takes a time limit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def limited_time() -> Iterator[None]:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether `pattern` occurs in `text`. Raises PatternTimeout."""
-    # thread_time: on a busy machine a thread can stand still for long without any backtracking
+    # thread_time: on a busy machine a thread can wait long for a CPU without any backtracking.
     started = time.thread_time()
     try:
         return compiled(pattern).search(text, timeout=max(_budget.left_s, 0.0)) is not None

@@ -1,4 +1,4 @@
-"""A tool's schema when the tool is registered: found valid, self-contained and bounded, or refused."""
+"""Checks a tool's schema when the tool is registered: it must be valid, self-contained and bounded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SHOWN = 200
 def load(schema: ToolSchema) -> Draft202012Validator:
     """The validator of a tool's arguments.
 
-    `$schema` is not looked at: every schema is read as 2020-12. A `$ref` leads into the same schema; nothing
+    `$schema` is ignored: every schema is read as 2020-12. A `$ref` leads into the same schema; nothing
     is ever fetched. Raises ToolError for a schema that is invalid, does not describe an object, refers to
     anything outside, or cannot be checked in bounded time.
     """
@@ -82,11 +82,11 @@ def _nothing_else() -> SchemaRegistry:
 
 
 def _plain(schema: ToolSchema) -> dict[str, Json]:
-    """A copy of dicts and lists, which jsonschema asks for."""
+    """A copy in dicts and lists, which jsonschema requires."""
     try:
         copied = json.loads(json.dumps(schema.parameters, default=dict))
     except (TypeError, ValueError) as error:
-        raise _refused(schema, (), f"is no JSON: {error}") from None
+        raise _refused(schema, (), f"is not JSON: {error}") from None
     if not isinstance(copied, dict):
         raise _refused(schema, (), f"is {copied!r:.{_SHOWN}}; a JSON Schema of type object is possible")
     return copied
@@ -95,7 +95,7 @@ def _plain(schema: ToolSchema) -> dict[str, Json]:
 def _ordered(schema: Json) -> Json:
     """A copy with the keywords in the order in which a policy reads what is wrong, without `$schema`.
 
-    A `$schema` inside would make jsonschema go on with the validator of that draft instead of ours.
+    A `$schema` inside would make jsonschema continue with the validator of that draft instead of ours.
     """
     if not isinstance(schema, dict):
         return schema
@@ -114,7 +114,7 @@ def _below(keyword: str, value: Json) -> Json:
 
 
 def _child(schema: Json) -> Json:
-    """jsonschema does not say where a value is that the schema `false` refuses."""
+    """`false` as a schema that reports an error's place: for `false` itself, jsonschema gives none."""
     return {"not": {}} if schema is False else _ordered(schema)
 
 
@@ -176,7 +176,7 @@ def _check_references(tool: ToolSchema, place: _Place, known: set[int]) -> None:
         except Unresolvable:
             target = None
         if not isinstance(target, bool) and id(target) not in known:
-            text = f"is {reference!r}, which is no schema inside this one; #/$defs/NAME is possible"
+            text = f"is {reference!r}, which is not a schema inside this one; #/$defs/NAME is possible"
             raise _refused(tool, (*place.path, keyword), text)
 
 

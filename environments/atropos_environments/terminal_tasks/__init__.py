@@ -1,4 +1,4 @@
-"""Shell tasks made from a seed, judged by what the sandbox really contains and by the final answer."""
+"""Shell tasks generated from a seed, scored by the content of the sandbox and by the final answer."""
 
 from atropos_environments.terminal_tasks.environment import TerminalTasks, TerminalTasksConfig
 

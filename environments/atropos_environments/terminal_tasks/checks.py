@@ -1,6 +1,6 @@
-"""Judging a finished rollout: the final answer and the workspace, read by our process from a snapshot.
+"""Checks a finished rollout: the final answer and the workspace, read by our process from a snapshot.
 
-Nothing here runs anything the agent wrote: archives are read in memory, within bounds.
+Nothing that the agent wrote is executed here: archives are read in memory, within bounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NUMBER_AND_STOP = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?\.")
 
 @dataclass(frozen=True, slots=True)
 class FileWith:
-    """A regular file, no hard link, with these bytes; a final newline more or less does not matter.
+    """A regular file with these bytes, not a hard link; one final newline more or less does not matter.
 
     With `executable` its owner must be allowed to run it.
     """
@@ -38,7 +38,7 @@ class FileWith:
 
     def holds(self, entry: FileEntry | None) -> bool:
         """True where the file is there, whole, with the right content."""
-        if not _whole_file(entry) or entry.links != 1:
+        if not _whole_file(entry) or entry.links != 1:  # a hard link to another file is not a copy of it
             return False
         if self.executable and not entry.mode & 0o100:
             return False
@@ -71,7 +71,7 @@ class LinkTo:
     any_form: bool = False
 
     def holds(self, entry: FileEntry | None) -> bool:
-        """True where the path is a link that says so."""
+        """True where the path is a link with this target."""
         if entry is None or entry.kind != "symlink":
             return False
         others = (f"./{self.target}", f"{WORKSPACE}/{self.target}") if self.any_form else ()
@@ -96,12 +96,12 @@ class ModeIs:
 
 @dataclass(frozen=True, slots=True)
 class JsonIs:
-    """A regular file that holds this JSON value, in any layout; a repeated key is no value."""
+    """A regular file that holds this JSON value, in any layout; a repeated key is refused."""
 
     value: Json
 
     def holds(self, entry: FileEntry | None) -> bool:
-        """True where the file can be read within bounds and says just this."""
+        """True where the file can be read within bounds and holds exactly this value."""
         if not _whole_file(entry) or entry.size > MAX_JSON_BYTES:
             return False
         try:
@@ -119,7 +119,7 @@ class TarOf:
     gzip: bool = False
 
     def holds(self, entry: FileEntry | None) -> bool:
-        """True where the archive can be read within bounds and holds just these files."""
+        """True where the archive can be read within bounds and holds exactly these files."""
         if not _whole_file(entry):
             return False
         raw = _gunzip(entry.data) if self.gzip else entry.data
@@ -138,6 +138,7 @@ class GzipOf:
 
 
 def _whole_file(entry: FileEntry | None) -> TypeGuard[FileEntry]:
+    # A snapshot cuts the data of large files; `size` is always the real one.
     return entry is not None and entry.kind == "file" and entry.size == len(entry.data)
 
 
@@ -148,16 +149,18 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _no_number(name: str) -> Json:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _text(value: Json) -> str:
+    # Compared as text, because 1, 1.0 and True are equal in Python but not in JSON.
     return json.dumps(value, sort_keys=True)
 
 
 def _gunzip(data: bytes) -> bytes | None:
     unpacker = zlib.decompressobj(wbits=31)
     try:
+        # Bounded: a small file can unpack to gigabytes. Without `eof` the data is cut off or too large.
         raw = unpacker.decompress(data, MAX_UNPACKED_BYTES)
     except zlib.error:
         return None
@@ -171,6 +174,7 @@ def _tar_members(raw: bytes) -> dict[str, bytes] | None:
             for member in archive:
                 if member.isdir():
                     continue
+                # The header of a sparse member can claim any size without holding the data.
                 plain = member.isreg() and not member.issparse() and member.size <= MAX_UNPACKED_BYTES
                 source = archive.extractfile(member) if plain else None
                 if source is None:
@@ -187,9 +191,9 @@ def check(
     """Judge one rollout. `before` and `after` are snapshots of the workspace.
 
     Parts, each in 0..1: "answer" (the final answer is the expected one), "files" (share of the wanted
-    contents that are there), "gone" (share of the paths to remove that are gone), each only where the task
-    has it; "kept" (1.0 where no other path that was there has changed or is gone and, with `nothing_else`,
-    none has come). The score is their product, so that deleting what should have been moved earns nothing.
+    contents that exist), "gone" (share of the paths to remove that are gone), each only if the task has it;
+    "kept" (1.0 if no other path has changed or is gone and, with `nothing_else`, none was added). The score
+    is their product, so deleting a file that should have been moved gives 0.
     """
     parts: dict[str, float] = {}
     if task.answer is not None:
@@ -245,6 +249,7 @@ def _unchanged(before: FileEntry, after: FileEntry | None) -> bool:
 def _answer_matches(task: Task, final_response: str) -> bool:
     expected = [line.strip() for line in (task.answer or "").splitlines() if line.strip()]
     said = [line.strip() for line in final_response[-MAX_ANSWER_CHARS:].splitlines() if line.strip()]
+    # An expected answer may itself have marks or a prefix, so an exact match is not normalised.
     lines = [line if line in expected else _normal(line) for line in said]
     if task.answer_is_list:
         return sorted(lines) == sorted(expected)

@@ -1,4 +1,4 @@
-"""TerminalTasks: generated shell tasks, scored by what the sandbox holds afterwards and by the answer."""
+"""TerminalTasks: generated shell tasks, scored by the final content of the sandbox and by the answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atropos_environments.terminal_tasks.task import DIFFICULTIES, Task
 
 
 class TerminalTasksConfig(EnvConfig):
-    """Which tasks are drawn, and with which system prompt they are put."""
+    """Which tasks are drawn, and with which system prompt."""
 
     tasks: tuple[str, ...] = Field(default=(), min_length=0)
     """Each `family` (difficulties 1 to 5) or `family/difficulty`; empty is every family."""
@@ -47,7 +47,7 @@ class TerminalTasksConfig(EnvConfig):
         return value
 
     def kinds(self) -> list[tuple[str, int]]:
-        """The (family, difficulty) pairs to draw from, one after the other as configured."""
+        """The (family, difficulty) pairs to draw from, in the configured order."""
         pairs = [entry.partition("/") for entry in self.tasks or families()]
         return [
             (family, level)
@@ -68,6 +68,7 @@ class TerminalTasks(AgentEnv[Task, TerminalTasksConfig]):
 
     async def get_next_item(self) -> Task:
         """The next task: kind and seed depend on `config.seed` and the position alone."""
+        # A generator for each position: an item does not depend on how the ones before it were made.
         rng = random.Random(f"{self.config.seed}/{self._drawn}")
         self._drawn += 1
         family, difficulty = rng.choice(self._kinds)
@@ -78,17 +79,17 @@ class TerminalTasks(AgentEnv[Task, TerminalTasksConfig]):
         return task_from_id(item_id)
 
     def build_agent_config(self, agent: AgentConfig) -> AgentConfig:
-        """The short prompt, where it is asked for and no other is set."""
+        """The short prompt, if the config wants it and no other is set."""
         if self.config.prompt == "short" and agent.system_prompt is None:
             return agent.model_copy(update={"system_prompt": SHORT_SYSTEM_PROMPT})
         return agent
 
     def build_task(self, item: Task) -> str:
-        """The task's prompt, as it is."""
+        """The task's prompt, unchanged."""
         return item.prompt
 
     async def setup_trajectory_workspace(self, item: Task, *, sandbox: Sandbox) -> Mapping[str, object]:
-        """Write the files, then what only a command can make, and remember what is there."""
+        """Write the files, run the set-up command, and return a snapshot to compare with."""
         await sandbox.write_files(item.files)
         if item.setup_command:
             done = await sandbox.exec(item.setup_command)
@@ -107,13 +108,14 @@ class TerminalTasks(AgentEnv[Task, TerminalTasksConfig]):
     ) -> Score:
         """Compare the workspace with what the task wants, and the answer with the expected one."""
         before = cast("Mapping[str, FileEntry]", workspace_meta["before"])
+        # The text of a run that a limit ended is not an answer.
         answer = final_response if agent_result.success else ""
         described: dict[str, Json] = {"family": item.family, "difficulty": item.difficulty}
         try:
             after = await sandbox.snapshot()
         except SandboxError:
             raise
-        except OSError as error:  # the agent left more names than a snapshot holds: its own doing
+        except OSError as error:  # the policy left more names than a snapshot holds
             return Score(0.0, {"readable": 0.0}, {**described, "error": str(error)})
         parts = check(item, answer, before, after)
         return Score(score_of(parts), parts, described)

@@ -1,4 +1,4 @@
-"""From a family, a difficulty and a seed to the same task on any machine and in any process."""
+"""Makes a task from a family, a difficulty and a seed: the same task on any machine and in any process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from atropos_environments.terminal_tasks.families.draft import BUILDERS
 from atropos_environments.terminal_tasks.task import DIFFICULTIES, Task
 from atropos_environments.terminal_tasks.words import Namer
 
+# Importing these modules registers their builders.
 _MODULES = (counting, editing, finding, moving, system, tables, text)
 
 
@@ -34,7 +35,7 @@ def generate(family: str, difficulty: int, seed: int) -> Task:
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"difficulty {difficulty!r} is not one of {DIFFICULTIES}")
     identity = f"{family}/{difficulty}/{seed}"
-    rng = random.Random(identity)
+    rng = random.Random(identity)  # a text seed does not depend on the process's hash seed
     draft = BUILDERS[family](rng, Namer(rng, difficulty), difficulty)
     drafted = {field.name: getattr(draft, field.name) for field in fields(draft)}
     return Task(id=identity, family=family, difficulty=difficulty, seed=seed, **drafted)
@@ -45,5 +46,5 @@ def task_from_id(identity: str) -> Task:
     family, _, rest = identity.partition("/")
     difficulty, _, seed = rest.partition("/")
     if not (difficulty.isdecimal() and seed.isdecimal()):
-        raise ConfigError(f"{identity!r} is no task id; write family/difficulty/seed, e.g. count_lines/2/17")
+        raise ConfigError(f"{identity!r} is not a task id; use family/difficulty/seed, e.g. count_lines/2/17")
     return generate(family, int(difficulty), int(seed))

@@ -1,7 +1,7 @@
 """The quickstart's system prompt: short, because prompt length is the embedded policy's main cost.
 
-The embedded policy is trained on exactly this text: changing it asks for retraining
-(`scripts/train_tiny_policy.py`), and a test says so.
+The embedded policy is trained on exactly this text: a change requires retraining
+(`scripts/train_tiny_policy.py`), and a test fails without it.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ SHORT_SYSTEM_PROMPT = (
 
 
 def prompt_digest(schema_json: str = TERMINAL_SCHEMA_JSON) -> str:
-    """SHA-256 of the short prompt and its only tool's schema: what the embedded policy was trained for."""
+    """SHA-256 of the short prompt and its only tool's schema, for which the embedded policy was trained."""
     return hashlib.sha256(f"{SHORT_SYSTEM_PROMPT}\n{schema_json}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a task is: a workspace, a prompt, a reference solution, and what must hold afterwards. Pure data."""
+"""A task: a workspace, a prompt, a reference solution, and what must hold afterwards. Pure data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BySize:
-    """What is wanted of a path where that depends on the size in bytes of the file at `path`."""
+    """What must be true of a path, chosen by the size in bytes of the file at `path`."""
 
     path: str
     choices: Mapping[int, Wanted]
@@ -40,13 +40,13 @@ class BySize:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A task without its identity: everything the sandbox is filled with, what is asked, how it is judged.
+    """A task without its identity: the content of the sandbox, the prompt, and how the result is judged.
 
     `files` are the regular files at the start (relative path -> bytes), `modes` the permission bits of those
     that are not 0o644, and `directories` the folders that would otherwise not exist. `answer` is the expected
-    final answer (None: any final text will do); with `answer_is_list` it is a set of lines in any order.
-    `wanted` says which paths must change and how; every other path must stay as it was, only those of
-    `may_go` may vanish. With `nothing_else` no path may appear but the wanted ones and their folders.
+    final answer (None: any final text is accepted); with `answer_is_list` its lines may come in any order.
+    `wanted` says which paths must change and how; every other path must stay unchanged, but those of `may_go`
+    may be removed. With `nothing_else` only the wanted paths and their folders may be added.
     """
 
     prompt: str

@@ -1,4 +1,4 @@
-"""Names for tasks, drawn from a seeded generator: plain words first, odder names as it gets harder."""
+"""Names for tasks, drawn from a seeded generator: plain words first, harder names at higher difficulties."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Namer:
         """A lower-case word, never twice in one task and never inside another one of it."""
         while True:
             word = self._draw()
+            # No name may contain another: a grep or sed for one word must not hit another one.
             if not any(word in used or used in word for used in self._used):
                 self._used.add(word)
                 return word
@@ -75,7 +76,7 @@ class Namer:
 
 
 def shown(path: str) -> str:
-    """`path` as a prompt writes it: in double quotes where it is not plain."""
+    """`path` as a prompt writes it: in double quotes unless it is plain."""
     return path if _PLAIN.fullmatch(path) else f'"{path}"'
 
 

@@ -1,1 +1,1 @@
-"""The task families, one builder each, grouped by what they practise."""
+"""The task families, one builder each, grouped by the skill that they train."""

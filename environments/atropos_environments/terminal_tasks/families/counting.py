@@ -211,6 +211,7 @@ def count_matches(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 
 
 def _pattern(name: str) -> str:
+    # For -name '...': brackets escape a pattern character, and "?" matches a quote inside the quotes.
     return "".join(
         f"[{letter}]" if letter in "*[" else "[]]" if letter == "]" else "?" if letter == "'" else letter
         for letter in name

@@ -32,12 +32,12 @@ def run(*commands: str) -> tuple[Turn, ...]:
 
 
 def q(path: str) -> str:
-    """`path` quoted for the shell, and never taken for an option."""
+    """`path` quoted for the shell, so that no command reads it as an option."""
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def sentence(rng: random.Random, count: int, avoid: str = "") -> str:
-    """`count` words of the lexicon, repetitions possible, none of which holds `avoid`."""
+    """`count` words of the lexicon, with repetitions; none of them contains `avoid`."""
     pool = [word for word in LEXICON if avoid not in word] if avoid else LEXICON
     return " ".join(rng.choice(pool) for _ in range(count))
 
@@ -50,7 +50,7 @@ def rows(rng: random.Random, count: int, per_row: int = 2, avoid: str = "") -> l
 def decoys(
     rng: random.Random, names: Namer, count: int, folder: str = "", avoid: str = ""
 ) -> dict[str, bytes]:
-    """`count` small files that a task does not speak of."""
+    """`count` small files that the task does not mention."""
     made: dict[str, bytes] = {}
     for _ in range(count):
         made[f"{folder}{names.file()}"] = lines(rows(rng, rng.randint(1, 3), avoid=avoid))

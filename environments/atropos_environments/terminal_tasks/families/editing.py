@@ -229,6 +229,7 @@ def write_script(rng: random.Random, names: Namer, difficulty: int) -> Draft:
     if difficulty >= 4:
         prompt += f"\nThen run it once, with its output in {shown(target)}."
         if difficulty == 5:
+            # The script may be written with or without a final newline, and it prints its own size.
             whole = len(lines(script))
             wanted[target] = BySize(path, {size: _sizes(files, size) for size in (whole, whole - 1)})
         else:
@@ -238,7 +239,7 @@ def write_script(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 
 
 def _sizes(files: Mapping[str, bytes], script_size: int) -> FileWith:
-    """What a script of this size prints that lists the sizes of all files, its own empty output's too."""
+    """The output of a script that prints all file sizes: those of `files`, its own, and 0 for its output."""
     return FileWith(lines([str(size) for size in sorted([*map(len, files.values()), script_size, 0])]))
 
 

@@ -106,7 +106,7 @@ def make_link(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 
 
 def target_q(target: str) -> str:
-    """A link's target quoted as it is: "./" before it would change it."""
+    """A link's target quoted unchanged: a "./" in front, as `q` adds it, would change the target."""
     return shlex.quote(target)
 
 
@@ -137,7 +137,7 @@ def pack_archive(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         inner_name = shown(inner.split("/")[1])
         prompt = f"Pack the folder {shown(folder)} without its sub-folder {inner_name} into {shown(name)}."
         command = f"tar -czf {q(name)} --exclude={q(inner)} {q(folder)}"
-        if any(letter in inner for letter in "*["):
+        if any(letter in inner for letter in "*["):  # tar reads an excluded name as a pattern by default
             command = command.replace("--exclude", "--no-wildcards --exclude")
     elif difficulty == 5:
         files |= {f"{inner}/{names.stem()}{kind}": b"x\n" for kind in (".log", ".txt")}
@@ -232,6 +232,7 @@ def chores(rng: random.Random, names: Namer, difficulty: int) -> Draft:
 
 
 def _tar(members: dict[str, bytes]) -> bytes:
+    # A fixed format, and TarInfo's defaults (time 0, root): the same bytes on every machine.
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in members.items():

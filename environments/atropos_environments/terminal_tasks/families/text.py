@@ -91,7 +91,7 @@ def sort_lines(rng: random.Random, names: Namer, difficulty: int) -> Draft:
         order = "smallest" if difficulty == 4 else "largest"
         prompt = f"Sort the lines of {shown(path)} by the number in column 2, {order} first, in place."
         command = f"sort -k2 -n{'r' if difficulty == 5 else ''} -o {q(path)} {q(path)}"
-    if wanted == content:
+    if wanted == content:  # a file that is sorted already would be right without any work
         content = wanted[::-1]
     return Draft(prompt, {path: lines(content)}, run(command), wanted={path: FileWith(lines(wanted))})
 
