@@ -23,9 +23,9 @@ demo: $(STAMP)
 test: check
 	$(BIN)/pytest
 
-# The fast tests: no sandbox, no real server, no command line in a process of its own.
+# The fast tests. The tests in the folders of `WITH_REAL_PARTS` in tests/conftest.py are integration tests too.
 quick: $(STAMP)
-	$(BIN)/pytest -m 'not integration'
+	$(BIN)/pytest -m 'not integration and not slow'
 
 test-py313:
 	$(MAKE) quick PYTHON=$(PYTHON313) VENV=$(VENV313)

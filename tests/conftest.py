@@ -14,7 +14,8 @@ settings.load_profile("shared-machine")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the oracle's matrices are small: threads only slow them
 
 WITH_REAL_PARTS = frozenset({"integration", "sandbox", "tools"})
-"""Folders of tests that start sandboxes, servers or processes: all of them are marked `integration`."""
+"""Folders whose tests start sandboxes, servers or processes: all are marked `integration`."""
+
 VARIABLES = ("ATROPOS_", "OPENAI_", "LLM_", "NOUS_", "HF_TOKEN")
 
 
@@ -25,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server-python", type=Path, help="the interpreter that has that server")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m takes its choice
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders, so that `make quick` leaves them out."""
     here = Path(__file__).parent

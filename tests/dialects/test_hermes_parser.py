@@ -390,6 +390,7 @@ UNITS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [
