@@ -30,6 +30,8 @@ class Acting(Protocol):
 class Actor:
     """Executes the calls of one run. Traces of other agents that calls report are appended to `traces`."""
 
+    __slots__ = ("_budget", "_emitter", "_setting", "_traces")
+
     def __init__(self, setting: Setting, budget: Budget, emitter: Emitter, traces: list[Trace]) -> None:
         self._setting = setting
         self._budget = budget

@@ -36,6 +36,8 @@ class Budget:
     moves it to later. Time between turns is not counted.
     """
 
+    __slots__ = ("_own_s", "_since", "deadline", "server_s", "tool_s", "wall_s")
+
     def __init__(self, max_wall_time_s: float | None, spent: Spent) -> None:
         self.wall_s: float = math.inf if max_wall_time_s is None else max_wall_time_s
         self.server_s: float = spent.server_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 from atropos_agent.agent.tracker import Tracker
@@ -78,7 +77,7 @@ class Conversation:
         None if its tokens are not known."""
         placed, ids, renderer = None, completion.token_ids, self.renderer
         if ids is not None and len(self.tracker.prompt):
-            raw = completion.text if renderer is None else partial(renderer.decode, ids)
+            raw = completion.text if renderer is None else renderer.decode
             index = self.tracker.sequence_index
             placed = index, self.tracker.add_completion(number, completion, raw)
         self.notes += completion.notes

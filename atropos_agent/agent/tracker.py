@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from atropos_agent.policy.protocol import Prompt
+from atropos_agent.policy.protocol import Decode, Prompt
 from atropos_agent.renderer import Bridge
 from atropos_agent.trajectory import (
     Break,
@@ -73,11 +73,8 @@ class Tracker:
             self._open = _Open(kind)
         self.prompt = prompt
 
-    def add_completion(
-        self, step_number: int, completion: Completion, text: str | Callable[[], str]
-    ) -> StepSpan:
-        """Append the sampled ids of one step, and their raw text or a function that makes it. Returns their
-        span."""
+    def add_completion(self, step_number: int, completion: Completion, text: str | Decode) -> StepSpan:
+        """Append the sampled ids of one step, and their raw text or what decodes them. Returns their span."""
         assert completion.token_ids is not None
         start = len(self.prompt)
         self.prompt.extend(completion.token_ids, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import orjson
@@ -90,6 +90,9 @@ SESSION_HEADER = "X-Session-ID"
 """Carries the rollout id, percent-encoded: header values are ASCII on one line."""
 
 
+Decode: TypeAlias = Callable[[TokenIds], str]
+
+
 class Prompt:
     """A growing conversation in every form that a request may need: messages, text, ids, encoded ids.
 
@@ -105,16 +108,16 @@ class Prompt:
         self._ids: TokenIds = np.empty(256, np.int32)
         self._length = 0
         self._encoded = bytearray()
-        self._text: list[str | Callable[[], str]] = []
+        self._text: list[str | tuple[Decode, TokenIds]] = []
 
     def __len__(self) -> int:
         """Tokens so far; 0 if the conversation is kept without ids."""
         return self._length
 
-    def extend(self, ids: TokenIds, text: str | Callable[[], str] = "") -> None:
-        """Append `ids` int32[n] and their text, or a function that makes the text when it is needed."""
+    def extend(self, ids: TokenIds, text: str | Decode = "") -> None:
+        """Append `ids` int32[n] and their text, or a function that decodes them when the text is needed."""
         if text:
-            self._text.append(text)
+            self._text.append(text if isinstance(text, str) else (text, ids))
         if not len(ids):
             return
         end = self._length + len(ids)
@@ -145,7 +148,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """The rendered text so far."""
-        text = "".join([part if isinstance(part, str) else part() for part in self._text])
+        text = "".join([part if isinstance(part, str) else part[0](part[1]) for part in self._text])
         self._text = [text]  # so that the next call joins only what is new
         return text
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,17 +17,16 @@ from atropos_agent.renderer.bridge import (
     REASONING_CLOSED,
     Bridge,
     Continuation,
-    Crossing,
     Rendered,
 )
-from atropos_agent.renderer.certificate import Certificate, certify
+from atropos_agent.renderer.certificate import Certificate
+from atropos_agent.renderer.certified import Certified, certified
 from atropos_agent.renderer.form import is_plain
 from atropos_agent.renderer.loading import load_tokenizer
 from atropos_agent.renderer.marks import Marks
 from atropos_agent.renderer.runtime_check import first_mismatch, holds_at, last_assistant
 from atropos_agent.renderer.template import ChatTemplate
 from atropos_agent.renderer.tokens import Tokens
-from atropos_agent.renderer.turns import Turns
 from atropos_agent.trajectory import (
     AssistantMessage,
     FinishReason,
@@ -42,21 +41,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NO_MARKS = Marks()
-CERTIFICATES_KEPT = 256
-"""Each set of tools has a certificate of its own, and rollouts may bring their own tools."""
 OPENINGS_KEPT = 32
 """The rollouts of a group begin with the same text; it is encoded once."""
-_CERTIFICATES: dict[str, Certificate] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class _Certified:
-    """What follows from the certificate. Kept, because every step of every rollout asks for it."""
-
-    certificate: Certificate
-    stop_ids: frozenset[int]
-    turns: Turns
-    crossing: Crossing
 
 
 class Renderer:
@@ -84,7 +70,7 @@ class Renderer:
         self._on_mismatch = on_mismatch
         self._key = self._identity()
         self._server_stop_ids: frozenset[int] = frozenset()
-        self._known: _Certified | None = None
+        self._known: Certified | None = None
         self._encoded_once = lru_cache(OPENINGS_KEPT)(self._read_only_ids)
 
     def _identity(self) -> str:
@@ -158,25 +144,12 @@ class Renderer:
         return self._certified.certificate
 
     @property
-    def _certified(self) -> _Certified:
+    def _certified(self) -> Certified:
         if self._known is None:
-            certificate = self._found_certificate()
-            stop_ids = self._tokens.eos_ids | certificate.stop_ids | self._server_stop_ids
-            turns = Turns(self._template, self._marks, certificate.tool_bridge.calls_end)
-            opens, canonical = certificate.opens_reasoning, certificate.joint == "canonical"
-            crossing = Crossing(self._tokens, self._marks, stop_ids, opens, canonical)
-            self._known = _Certified(certificate, stop_ids, turns, crossing)
+            self._known = certified(
+                self._template, self._tokens, self._marks, self._key, self._server_stop_ids
+            )
         return self._known
-
-    def _found_certificate(self) -> Certificate:
-        known = _CERTIFICATES.get(self._key)
-        if known is None:
-            known = certify(self._template, self._tokens, self._marks, self._key)
-            # The oldest first; the default of `pop` is for another thread that was faster.
-            while len(_CERTIFICATES) >= CERTIFICATES_KEPT:
-                _CERTIFICATES.pop(next(iter(_CERTIFICATES)), None)
-            _CERTIFICATES[self._key] = known
-        return known
 
     @property
     def opens_reasoning(self) -> bool:
@@ -311,12 +284,12 @@ class Renderer:
         else:
             closing = crossing.is_cut_in_reasoning(sampled, finish)
         close = self._marks.reasoning_close * closing
-        told = (text_of(answer) if is_plain(answer) else self.decode_completion(sampled)) + close
+        shown_answer = (text_of(answer) if is_plain(answer) else self.decode_completion(sampled)) + close
         if closing and is_plain(answer):
-            messages = [*messages[:last], {"role": "assistant", "content": told}, *following]
+            messages = [*messages[:last], {"role": "assistant", "content": shown_answer}, *following]
         text = self._template.text(messages)
         # A rendering that is not what the bridge appends may still extend what was shown and sampled.
-        if bridge is None or text != f"{shown}{told}{suffix}":
+        if bridge is None or text != f"{shown}{shown_answer}{suffix}":
             bridge = crossing.added(text, f"{shown}{self.decode(sampled)}", close)
         return Continuation(text, bridge, closing)
 
