@@ -1,17 +1,20 @@
 PYTHON ?= python3
+PYTHON313 ?= python3.13
 VENV := .venv
+VENV313 := .venv313
+PINS := requirements/dev.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 VLLM := .venv-vllm
 HF := .venv-hf
 
-.PHONY: demo test test-vllm test-hf test-docker check bench clean
+.PHONY: demo test quick test-py313 test-vllm test-hf test-docker check bench pins clean
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[local]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable '.[local]' --group dev
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -19,6 +22,13 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/pytest
+
+# The fast tests. The tests in the folders of `WITH_REAL_PARTS` in tests/conftest.py are integration tests too.
+quick: $(STAMP)
+	$(BIN)/pytest -m 'not integration and not slow'
+
+test-py313:
+	$(MAKE) quick PYTHON=$(PYTHON313) VENV=$(VENV313)
 
 # Real servers, each in its own virtual environment (vLLM 3.5 GB, transformers 1.3 GB). If pip finds no CPU build of
 # torch, set PIP_EXTRA_INDEX_URL to the index that has it.
@@ -64,5 +74,9 @@ bench: $(STAMP)
 	$(BIN)/python scripts/bench_turn.py
 	$(BIN)/python scripts/bench_sandbox.py
 
+# Renew the exact versions that `make` installs into its environments of Python 3.11 and 3.13.
+pins:
+	$(PYTHON) scripts/pin_requirements.py $(PYTHON) $(PYTHON313)
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(HF) dist build
+	rm -rf $(VENV) $(VENV313) $(VLLM) $(HF) dist build

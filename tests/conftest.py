@@ -13,6 +13,9 @@ settings.load_profile("shared-machine")
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the oracle's matrices are small: threads only slow them
 
+WITH_REAL_PARTS = frozenset({"integration", "sandbox", "tools"})
+"""Folders whose tests start sandboxes, servers or processes: all are marked `integration`."""
+
 VARIABLES = ("ATROPOS_", "OPENAI_", "LLM_", "NOUS_", "HF_TOKEN")
 
 
@@ -21,6 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-server", choices=["llama.cpp", "vllm", "transformers"], default="llama.cpp")
     parser.addoption("--container-engine", choices=["podman", "docker"], default="podman")
     parser.addoption("--server-python", type=Path, help="the interpreter that has that server")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole folders, so that `make quick` leaves them out."""
+    here = Path(__file__).parent
+    for item in items:
+        if WITH_REAL_PARTS.intersection(item.path.relative_to(here).parts[:1]):
+            item.add_marker("integration")
 
 
 @pytest.fixture(autouse=True)

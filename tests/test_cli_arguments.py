@@ -14,6 +14,8 @@ from atropos_agent.cli._overrides import is_override
 from atropos_agent.cli.run import _settings
 from tests.shipped_model import model_folder
 
+pytestmark = pytest.mark.integration
+
 COMMAND = str(Path(sys.executable).with_name("atropos-agent"))
 DEAD = "http://127.0.0.1:9/v1"
 CANNOT_REACH = "cannot reach http://127.0.0.1:9/v1/models"

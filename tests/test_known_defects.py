@@ -243,6 +243,7 @@ async def check_a_dead_server_ends_the_rollout() -> None:
     assert "Connection refused" in asking.result().error
 
 
+@pytest.mark.slow
 async def test_a_dead_server_is_not_waited_on_for_ever(monkeypatch):
     await check_a_dead_server_ends_the_rollout()
     monkeypatch.setattr(transport.Transport, "_gives_up", lambda *defect: False)

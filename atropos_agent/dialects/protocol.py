@@ -50,7 +50,7 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str:
-        """What `agent.dialect` and the record call it."""
+        """Its name, e.g. `hermes`."""
         ...
 
     @property

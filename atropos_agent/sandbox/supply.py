@@ -76,7 +76,6 @@ class Supply:
         self._max_uses = max_uses
         self._leases: list[Lease] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._launches: set[asyncio.Task[Slot]] = set()
         self._refill: asyncio.Task[None] | None = None
         self._shutting: asyncio.Task[None] | None = None
         self._created = self._destroyed = self._lost = 0

@@ -120,6 +120,7 @@ def test_every_fault_in_every_shape_has_a_row():
     assert set(WIRES) == set(Wire) - {Wire.IN_PROCESS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "wire"), CASES)
 async def test_a_fault_ends_in_its_typed_error_or_in_a_record_that_says_what_it_is(fault, wire):
     result, truth = await converse(wire, fault), await converse(Wire.VLLM, "ok")

@@ -105,6 +105,7 @@ def check_record(result: AgentResult, policy: FakePolicy) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "template"])
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(ANY_SPEED, max_examples=10)

@@ -132,6 +132,20 @@ def test_a_call_broken_off_inside_a_string_recovers_the_next_one():
     assert kinds(parsed) == [ParseErrorKind.UNCLOSED]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason", "at"),
+    [
+        ('{"a": 1,}', "Expecting property name enclosed in double quotes", 35),
+        ('{"a": "x" , \n}', "Expecting property name enclosed in double quotes", 40),
+        ('{"a": [1, ]}', "Expecting value", 37),
+        ('{"a": 1,, }', "Expecting property name enclosed in double quotes", 35),
+    ],
+)
+def test_what_a_policy_reads_of_a_stray_comma_is_the_same_on_every_python(arguments, reason, at):
+    (error,) = parse(block(f'{{"name": "t", "arguments": {arguments}}}')).errors
+    assert error.detail.startswith(f"invalid JSON: {reason} at character {at}, near ")
+
+
 def test_a_call_quoted_in_a_string_of_a_broken_call_is_not_run():
     inner = "<tool_call>rm{}</tool_call>"
     parsed = parse(block(f'{{"name": "write", "arguments": {{"content": "{inner}", }}}}'))
@@ -376,6 +390,7 @@ UNITS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -102,6 +102,7 @@ async def test_a_dead_port_is_named_with_its_cause():
     assert found.act.startswith("start the server")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "cause", "act"),
     [
@@ -140,6 +141,7 @@ async def test_the_token_rate_is_of_tokens_that_came(folder):
     assert "for at most 8 tokens, " in of(checks, "latency at 1").text
 
 
+@pytest.mark.slow
 async def test_a_completion_that_stalls_hides_no_other_check(folder):
     """The probe is answered; whatever comes later is not."""
     checks = await examined_fake(folder, lambda ask: "ok" if ask.turn <= 3 else Fault.STALL, wire=Wire.VLLM)

@@ -159,6 +159,7 @@ async def test_terminal_tasks_pass():
     require_all(await check_environment(TerminalTasks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_type", "rule", "said"),
     [

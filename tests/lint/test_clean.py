@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import orjson
+import pytest
 
 from atropos_agent.agent import AtroposAgent
 from atropos_agent.config import AgentConfig
@@ -72,6 +73,7 @@ async def test_every_sequence_of_a_rewritten_history_is_checked_and_the_break_to
     assert (found, linter.trajectories) == ([("prefix-break", 0), ("prefix-break", 1)], 6)
 
 
+@pytest.mark.slow
 async def test_a_thousand_clean_trajectories_give_no_finding(tmp_path):
     renderer = shipped_renderer()
     await write_clean_run(tmp_path / "run", 125, renderer)

@@ -37,6 +37,7 @@ def found_in(path, lines, known=None):
     return [(found.line, found.code, found.trajectory, found.token) for found in linter.run()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_defect_is_found_where_it_is_and_nothing_else(name, records, tmp_path):
     groups = copy.deepcopy([record["group"] for record in records])

@@ -294,6 +294,7 @@ async def test_a_saved_request_can_be_sent_again(prompt, tmp_path):
     assert json.loads(saved.read_bytes())["model"] == "fake-model"
 
 
+@pytest.mark.integration
 async def test_the_curl_command_beside_it_sends_the_same_request_without_holding_the_key(prompt, tmp_path):
     key = "sk-very-secret-key"
     debug = DebugSettings(debug_request=True, request_save_dir=tmp_path)

@@ -54,6 +54,7 @@ LIMITS_S = {Fault.STALL: 0.3, Fault.STALL_MID_BODY: 0.3}
 CASES = [(fault, wire) for fault, (wires, _, _) in EXPECTED.items() for wire in wires]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "wire"), CASES)
 async def test_a_fault_is_a_typed_failure_and_the_next_request_works(fault, wire, prompt):
     _, error_type, text = EXPECTED[fault]

@@ -111,6 +111,7 @@ def assert_resumable(path: Path, acks: set[tuple[str, int, str]]) -> None:
     assert list((path / "pending").iterdir()) == []
 
 
+@pytest.mark.integration
 def test_a_writer_killed_in_the_middle_of_a_write_loses_and_repeats_nothing(tmp_path):
     limits = sorted(random.Random(5).sample(range(1, 12_500), 24))
     command = [sys.executable, "-m", "tests.crashing_writer", str(tmp_path), *map(str, limits)]
@@ -200,6 +201,7 @@ def test_a_crash_after_the_group_and_before_its_pending_file_is_gone_repeats_not
         assert ("item", 0) in run.finished
 
 
+@pytest.mark.integration
 def test_a_child_process_does_not_keep_a_closed_run(path):
     with RunDir.create(path, MANIFEST) as run:
         child = subprocess.Popen(["sleep", "30"], pass_fds=[run._lock_fd])
@@ -294,6 +296,7 @@ def test_a_full_disk_is_named_and_leaves_earlier_lines(path):
     assert (path / "groups.jsonl").read_bytes() == whole
 
 
+@pytest.mark.integration
 def test_a_write_that_fails_half_way_leaves_no_half_line(path):
     script = """
 import resource, sys

@@ -99,6 +99,7 @@ def test_sealing_nothing_writes_nothing(tmp_path):
     assert len(segments(path)) == 1
 
 
+@pytest.mark.integration
 def test_a_seal_that_ends_before_any_of_its_steps_loses_and_doubles_nothing(tmp_path):
     path = write(tmp_path / "run", 3)
     seal(path)
@@ -136,6 +137,7 @@ def seal_with_file_limit(path: Path, limit: int) -> int:
     return subprocess.run(command, check=False, timeout=60, preexec_fn=limited).returncode
 
 
+@pytest.mark.integration
 def test_a_seal_killed_in_the_middle_of_its_segment_loses_nothing(tmp_path):
     path = write(tmp_path / "run", 4)
     whole = held_in(path)
@@ -147,6 +149,7 @@ def test_a_seal_killed_in_the_middle_of_its_segment_loses_nothing(tmp_path):
     assert held_in(path) == whole
 
 
+@pytest.mark.integration
 def test_a_sealing_process_killed_at_any_moment_loses_and_doubles_nothing(tmp_path):
     path = write(tmp_path / "run", 40)
     whole, choose = held_in(path), random.Random(3)

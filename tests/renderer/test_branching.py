@@ -36,6 +36,7 @@ def test_a_conversation_has_as_many_sequences_as_predicted(name, turns):
     check_prediction(renderer_for(name), turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["append", "template"])
 @pytest.mark.parametrize("name", PREDICTED)
 @settings(ANY_SPEED, max_examples=8)

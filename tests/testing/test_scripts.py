@@ -28,6 +28,7 @@ def script(tmp_path):
     return path
 
 
+@pytest.mark.integration
 def test_a_session_is_answered_turn_by_turn_and_then_from_the_first_again(script):
     with serving(script) as url, httpx.Client(trust_env=False, base_url=url) as client:
         asked = {"prompt": [1], "max_tokens": 50, "return_token_ids": True}
@@ -49,6 +50,7 @@ def test_a_real_tokenizer_makes_real_ids(tmp_path):
     assert server.stop_id == server.codec.encode("<|im_end|>")[0]
 
 
+@pytest.mark.integration
 def test_it_ends_well_with_an_interrupt(script):
     with subprocess.Popen([COMMAND, "fake-server", str(script)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -78,6 +80,7 @@ def test_a_script_that_cannot_be_names_what_is_wrong_and_possible(tmp_path, text
         load_server_script(path).server()
 
 
+@pytest.mark.integration
 def test_a_wrong_script_is_wrong_input(tmp_path):
     done = subprocess.run(
         [COMMAND, "fake-server", str(tmp_path / "absent")], capture_output=True, text=True, check=False

@@ -103,6 +103,7 @@ def test_arrays_of_different_lengths_are_refused():
         )
 
 
+@pytest.mark.slow
 def test_a_line_of_a_thousand_branches_can_be_read():
     line = sequence(np.arange(50, dtype=np.int32))
     ids = line.own_ids

@@ -16,6 +16,12 @@ _FIRST_WINDOW = 2048
 _LONGEST_LITERAL = 16  # an error this close to a window's end may come from a literal that it cuts
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z0-9_.:-]*")
+_TRAILING_COMMA = {
+    "Illegal trailing comma before end of object": "Expecting property name enclosed in double quotes",
+    "Illegal trailing comma before end of array": "Expecting value",
+}
+"""What Python 3.13 and later report at a trailing comma, and what earlier ones report at the bracket behind
+it. The place decides where parsing resumes, and the model reads the text: neither may depend on Python."""
 
 
 class _RefusedValueError(ValueError):
@@ -63,10 +69,11 @@ def _decode(text: str, start: int, limit: int) -> tuple[object, int] | Broken:
         try:
             value, length = _DECODER.raw_decode(document)
         except json.JSONDecodeError as error:
-            if start + window < limit and _cut_by_window(error, len(document)):
+            reason, at = _reported(error, document)
+            if start + window < limit and _cut_by_window(reason, at, len(document)):
                 window *= 4
                 continue
-            return Broken(_json_reason(error, document), start + error.pos)
+            return Broken(_json_reason(reason, at, document), start + at)
         except RecursionError:
             return Broken("JSON nested too deeply", start)
         except ValueError as error:  # also from int(), which refuses numbers of more than 4300 digits
@@ -76,13 +83,21 @@ def _decode(text: str, start: int, limit: int) -> tuple[object, int] | Broken:
         return Broken(reason, start + length) if reason else (value, start + length)
 
 
-def _cut_by_window(error: json.JSONDecodeError, length: int) -> bool:
-    return error.msg.startswith("Unterminated string") or error.pos >= length - _LONGEST_LITERAL
+def _reported(error: json.JSONDecodeError, document: str) -> tuple[str, int]:
+    """Reason and place of an error, the same on all versions of Python."""
+    earlier = _TRAILING_COMMA.get(error.msg)
+    if earlier is None:
+        return error.msg, error.pos
+    return earlier, _skip(_BLANKS, document, error.pos + 1, len(document))
 
 
-def _json_reason(error: json.JSONDecodeError, document: str) -> str:
-    near = document[max(error.pos - 20, 0) : error.pos + 12]
-    return f"invalid JSON: {error.msg} at character {error.pos}, near {near!r}"
+def _cut_by_window(reason: str, at: int, length: int) -> bool:
+    return reason.startswith("Unterminated string") or at >= length - _LONGEST_LITERAL
+
+
+def _json_reason(reason: str, at: int, document: str) -> str:
+    near = document[max(at - 20, 0) : at + 12]
+    return f"invalid JSON: {reason} at character {at}, near {near!r}"
 
 
 def _unusable(value: object, source: str) -> str:

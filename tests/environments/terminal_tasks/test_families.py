@@ -88,6 +88,7 @@ def test_an_unknown_id_is_refused(identity: str) -> None:
         task_from_id(identity)
 
 
+@pytest.mark.integration
 def test_tasks_do_not_depend_on_the_process() -> None:
     digests = {
         subprocess.run(
