@@ -67,6 +67,7 @@ class Progress:
     reward_sum: float = 0.0
     rewards: int = 0
     sequences_left_out: int = 0
+    trained_tokens: int = 0
     breaks: Counter[str] = field(default_factory=Counter[str])
     steps: Counter[str] = field(default_factory=Counter[str])
     stop_reasons: Counter[str] = field(default_factory=Counter[str])
@@ -131,6 +132,7 @@ class Progress:
             "rollouts_done": self.rollouts_done,
             "mean_reward": self.mean_reward,
             "sampled_tokens": self.sampled_tokens,
+            "trained_tokens": self.trained_tokens,
             "tokens_per_s": round(self.tokens_per_s, 3),
             "stop_reasons": dict(self.stop_reasons),
             "errors": dict(self.errors),
@@ -202,7 +204,9 @@ class Collector(Generic[ItemT]):
             # a resume draws finished items too, so that the environment's stream of items is the same
             item = await self.env.get_next_item()
             if item is None:
-                logger.info("the environment has no more items after %d", seen.total())
+                logger.warning(
+                    "the environment has %d items, %d groups were asked for", seen.total(), self.config.groups
+                )
                 return
             repetition = seen[item.id]
             seen[item.id] += 1
@@ -232,18 +236,23 @@ class Collector(Generic[ItemT]):
         await self._write(self.log.add_metrics, self.progress.metrics())
 
     async def _deliver(self, group: RolloutGroup) -> None:
-        mixed = is_mixed(group.rollouts)
-        dropped = ZERO_VARIANCE if not mixed and self.config.zero_variance == "drop" else None
+        dropped = None
         try:
             rows = rows_of(group, Rules.of(self.env.config))
-            self.progress.sequences_left_out += sequences_left_out(group, rows)
         except RecordError as error:  # still recorded below, with the reason; only exporters leave it out
             logger.warning("group %s cannot be delivered: %s", group.item_id, error)
             dropped = type(error).__name__
             self.progress.errors[dropped] += 1
+        else:
+            if is_mixed(rows):
+                self.progress.groups_mixed += 1
+            elif self.config.zero_variance == "drop":
+                dropped = ZERO_VARIANCE
+            self.progress.sequences_left_out += sequences_left_out(group, rows)
+            if dropped is None:
+                self.progress.trained_tokens += sum(row.trained_tokens for row in rows)
         await self._write(self.log.add_group, group, dropped)
         self.progress.groups_done += 1
-        self.progress.groups_mixed += mixed
         self._failed_in_a_row = 0
 
     def _fail(self, group: RolloutGroup) -> None:

@@ -20,6 +20,7 @@ AtroposAgentError
 ├── TaskError (RuntimeError)            an environment's own code failed
 └── RecordError (ValueError)            what is recorded or exported
     ├── AmbiguousTrajectory             several sequences where one was asked for
+    ├── TooFewRows                      a group leaves too few rollouts to train on
     └── RunDirectoryError (OSError)     the log cannot be read or written
 
 A failed rollout is data, not a crash: the agent's run and the environment's episode capture these errors
@@ -108,6 +109,10 @@ class RecordError(AtroposAgentError, ValueError):
 
 class AmbiguousTrajectory(RecordError):
     """A rollout has several training sequences where the caller needs exactly one."""
+
+
+class TooFewRows(RecordError):
+    """A group has fewer rollouts that give a row than it must have to be delivered."""
 
 
 class RunDirectoryError(RecordError, OSError):

@@ -111,7 +111,7 @@ async def _until_done(
 ) -> int:
     """Collect and return the exit code. Always shows what was recorded and how to resume, also after an error
     or an interrupt."""
-    progress, finished, without_data = collector.progress, False, 0
+    progress, finished, shortfalls = collector.progress, False, list[str]()
     try:
         async with shown(progress, env.sandbox_config.slots, in_flight):
             await collector.run()
@@ -119,15 +119,14 @@ async def _until_done(
     except asyncio.CancelledError:
         _take_interrupt()
     finally:
-        without_data = _summarise(progress, path, await _reported(path, env))
+        shortfalls = _summarise(progress, path, await _reported(path, env))
         if not finished or progress.groups_failed:
             out.print(f"resume with: [bold]atropos-agent collect --resume {path}[/]", soft_wrap=True)
     if not finished:
         return INTERRUPTED
-    if missing := progress.groups_failed + without_data:
-        complain(f"{missing} requested groups have no trainable data")
-        return FAILED
-    return 0
+    for shortfall in shortfalls:
+        complain(shortfall)
+    return FAILED if shortfalls else 0
 
 
 async def _reported(path: Path, env: AgentEnv[Any]) -> str:
@@ -196,15 +195,15 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
-def _summarise(progress: Progress, path: Path, report: str) -> int:
-    """Show the summary of the whole run, read from its log. Returns the number of groups without data."""
+def _summarise(progress: Progress, path: Path, report: str) -> list[str]:
+    """Show the summary of the whole run, read from its log. Returns its shortfalls."""
     try:
         run = summarise(path)
     except (RecordError, OSError) as error:
         warn(f"no summary: {error}")
-        return 0
+        return [f"the record cannot be read: {error}"]
     out.print(_table(run, progress, path, report))
-    return run.groups_without_data
+    return run.shortfalls(progress.groups_total)
 
 
 def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Table:
@@ -222,6 +221,7 @@ def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Tabl
     table.add_row("rollouts", str(run.rollouts))
     table.add_row("mean reward", "-" if run.mean_score is None else f"{run.mean_score:.3f}")
     table.add_row("sampled tokens", f"{sum(run.tokens):,} ({progress.tokens_per_s:,.0f} a second)")
+    table.add_row("trained tokens", f"{run.trained_tokens:,}")
     if run.breaks:
         table.add_row("prefix breaks", f"{run.breaks.total()}: {_listed(run.breaks)}")
     if run.sequences_left_out:

@@ -154,7 +154,8 @@ class EnvConfig(BaseModel):
     seed: int = 0
     group_size: int = Field(default=8, gt=0)
     min_group_size: int | None = Field(default=None, gt=0)
-    """Export a group that has at least this many scored rollouts; None: all must be scored."""
+    """Export a group in which at least this many rollouts are scored and give a row, counted after
+    `truncated: drop` and `on_branch: drop`. None: all must be scored."""
     tools: tuple[str, ...] = ("terminal",)
     tool_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
     """Constructor arguments by tool, e.g. {terminal: {timeout_s: 120}}."""

@@ -224,11 +224,11 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
         )
 
     def is_complete(self, group: RolloutGroup) -> bool:
-        """True where enough rollouts of the group are scored for it to be delivered."""
+        """True where enough rollouts of the group are scored."""
         return groups.is_complete(group, self.config)
 
     def score_group(self, group: RolloutGroup) -> ScoredDataGroup:
-        """The group in the Atropos shape. Raises RecordError, AmbiguousTrajectory."""
+        """The group in the Atropos shape. Raises TooFewRows, AmbiguousTrajectory, RecordError."""
         return groups.score_group(group, self.config)
 
     async def collect_trajectory(self, item: ItemT) -> tuple[ScoredDataGroup | None, list[ItemT]]:
@@ -238,7 +238,9 @@ class AgentEnv(ABC, Generic[ItemT, ConfigT_co]):
     async def collect_trajectories(
         self, item: ItemT, *, n: int | None = None
     ) -> tuple[ScoredDataGroup | None, list[ItemT]]:
-        """A scored group of `item` (None if too few rollouts could be scored), and an empty backlog."""
+        """A scored group of `item` (None if too few rollouts are scored or give a row), and an empty backlog.
+
+        `config.on_branch` "refuse" raises AmbiguousTrajectory where a rollout has several sequences."""
         return await groups.collect_trajectories(self, item, n)
 
     async def validate(self, items: Sequence[ItemT]) -> list[Validation]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from atropos_agent.config import EnvConfig
 from atropos_agent.environment.contract import ItemT
+from atropos_agent.errors import TooFewRows
 from atropos_agent.export import Rules
 from atropos_agent.export.atropos import shaped
 from atropos_agent.trajectory import Rollout, RolloutGroup, ScoredDataGroup
 
 if TYPE_CHECKING:
     from atropos_agent.environment.agent_env import AgentEnv
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 async def collect_group(
@@ -46,11 +50,17 @@ async def collect_trajectories(
 ) -> tuple[ScoredDataGroup | None, list[ItemT]]:
     """A group of `n` rollouts in the Atropos shape; see `AgentEnv.collect_trajectories`."""
     group = await env.collect_group(item, n)
-    return (env.score_group(group) if env.is_complete(group) else None), []
+    if not env.is_complete(group):
+        return None, []
+    try:
+        return env.score_group(group), []
+    except TooFewRows as error:  # an ordinary outcome of a policy that ran into its limits
+        logger.warning("no group: %s", error)
+        return None, []
 
 
 def is_complete(group: RolloutGroup, config: EnvConfig) -> bool:
-    """True where enough rollouts of the group are scored for it to be delivered."""
+    """True where enough rollouts of the group are scored."""
     return Rules.of(config).is_complete(group)
 
 

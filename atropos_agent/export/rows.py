@@ -6,6 +6,7 @@ is taken, how a truncated rollout is used, and which logprobs are those of the b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from atropos_agent.config import EnvConfig
-from atropos_agent.errors import AmbiguousTrajectory, RecordError, RunDirectoryError
+from atropos_agent.errors import AmbiguousTrajectory, RecordError, RunDirectoryError, TooFewRows
 from atropos_agent.record import read_manifest
 from atropos_agent.trajectory import (
     AgentStep,
@@ -48,7 +49,8 @@ class Rules:
     one, or gives no row. `truncated`: a rollout cut by a token limit keeps its tokens and none is trained
     while its score counts in the baseline, is trained like any other, or is left out of rows and baseline.
     `allow_raw`: logprobs of the model's own distribution are passed on although another was sampled from.
-    `min_group_size`: a group is delivered with at least this many scored rollouts; None is all of them.
+    `min_group_size`: a group is delivered if at least this many of its rollouts are scored and give a row
+    (all of them in a smaller group); None: all must be scored and at least one must give a row.
     """
 
     on_branch: OnBranch = "refuse"
@@ -74,9 +76,38 @@ class Rules:
             raise RunDirectoryError(f"{run}: run.yaml, config.env: {first['loc']}: {first['msg']}") from error
 
     def is_complete(self, group: RolloutGroup) -> bool:
-        """True where enough rollouts of `group` are scored for it to be delivered."""
+        """True where enough rollouts of `group` are scored; `rows_of` counts those that give a row."""
         scored = sum(rollout.is_scored for rollout in group.rollouts)
-        return scored >= (self.min_group_size or len(group.rollouts))
+        return scored >= self._needed(group, len(group.rollouts))
+
+    def _needed(self, group: RolloutGroup, default: int) -> int:
+        """How many rollouts must be there. A group of one rollout is complete with that one."""
+        return default if self.min_group_size is None else min(self.min_group_size, len(group.rollouts))
+
+    def require_enough(self, group: RolloutGroup, rows: Sequence[Row]) -> None:
+        """Raise TooFewRows where too few rollouts of `group` are in `rows`."""
+        given, needed = len({row.rollout.id for row in rows}), self._needed(group, 1)
+        if given < needed:
+            raise TooFewRows(
+                f"{given} of the {len(group.rollouts)} rollouts of item {group.item_id!r} give a row,"
+                f" {needed} must: {self._left_out(group)}"
+            )
+
+    def _left_out(self, group: RolloutGroup) -> str:
+        """Why traces of `group` give no row, with counts."""
+        traces = [trace for rollout in group.rollouts for trace in trainable(rollout)]
+        reasons = Counter(filter(None, map(self._why_not, traces)))
+        return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "there is none"
+
+    def _why_not(self, trace: Trace) -> str:
+        if trace.score is None:
+            return "without a score"
+        if self.truncated == "drop" and was_truncated(trace):
+            return "cut by a token limit (env.truncated: drop)"
+        if not _is_tracked(trace):
+            return "without sampled tokens"
+        several = len(trace.result.sequences) > 1 and self.on_branch == "drop"
+        return "with several sequences (env.on_branch: drop)" if several else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +123,11 @@ class Row:
     truncated: bool
     trained: bool
     advantage: float
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens of the row have a loss."""
+        return int(self.sequence.mask.sum()) if self.trained else 0
 
     @property
     def steps(self) -> list[AgentStep]:
@@ -130,8 +166,8 @@ def rows_of(group: RolloutGroup, rules: Rules) -> list[Row]:
     """The rows of the scored and tracked trainable traces of `group`, in order; those of one name share a
     baseline.
 
-    Raises AmbiguousTrajectory where `rules` refuse a branch, and RecordError where no row is left or a score
-    is not finite as float32.
+    Raises AmbiguousTrajectory where `rules` refuse a branch, TooFewRows where too few rollouts give a row,
+    and RecordError where a score is not finite as float32.
     """
     scored = [
         (rollout, trace)
@@ -145,21 +181,13 @@ def rows_of(group: RolloutGroup, rules: Rules) -> list[Row]:
         for (rollout, trace), advantage in zip(scored, advantages, strict=True)
         if _is_tracked(trace) and not _is_dropped_branch(rollout, trace, rules.on_branch)
     ]
-    if not rows:
-        raise RecordError(
-            f"no row for item {group.item_id!r}: of {len(group.rollouts)} rollouts {len(scored)} are scored"
-            " and none of them has exactly what was asked for; look at their stop reasons and errors"
-        )
+    rules.require_enough(group, rows)
     return rows
 
 
-def is_mixed(rollouts: Sequence[Rollout]) -> bool:
-    """True where the scored traces of one name do not all have the same score."""
-    scores: dict[str, set[float]] = {}
-    for trace in (trace for rollout in rollouts for trace in trainable(rollout)):
-        if trace.score is not None:
-            scores.setdefault(trace.name, set()).add(trace.score)
-    return any(len(found) > 1 for found in scores.values())
+def is_mixed(rows: Sequence[Row]) -> bool:
+    """True where the scores of the baseline differ, so that the rows have something to learn from."""
+    return any(row.advantage for row in rows)
 
 
 def trainable(rollout: Rollout) -> list[Trace]:
@@ -206,8 +234,9 @@ def _advantages(scored: Sequence[tuple[Rollout, Trace]]) -> Iterator[float]:
 
 def _normalised(scores: Sequence[float]) -> list[float]:
     values = np.array(scores, dtype=np.float64)
+    if (values == values[0]).all():
+        return [0.0] * len(scores)  # the rounding error of a large mean would become an advantage
     centred = values - values.mean()
-    # Equal scores have a deviation of 0: the bound makes their advantage 0 instead of NaN.
     scaled: list[float] = (centred / max(float(values.std()), SMALLEST_STD)).tolist()
     return scaled
 

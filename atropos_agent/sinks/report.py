@@ -69,6 +69,7 @@ def write_report(run_path: Path | str, *, max_trajectories: int = 200, decode: D
         "name": run_path.resolve().name,
         "settings": yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True),
         "summary": _summary(survey.summary),
+        "shortfalls": survey.summary.shortfalls(_asked(manifest)),
         "charts": _charts(survey.summary),
         "logprob_check": _logprob_check(run_path / LOGPROB_CHECK),
         "trajectories": list(_trajectories(run_path, survey.shown, decode)),
@@ -125,6 +126,14 @@ def _in_turn(queues: Sequence[deque[Place]], most: int) -> Iterator[Place]:
                 taken += 1
 
 
+def _asked(manifest: Mapping[str, Json]) -> int:
+    """How many groups the run was asked for; 0 if its `run.yaml` does not say."""
+    found: Json = dict(manifest)
+    for name in ("config", "collect", "groups"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int) else 0
+
+
 def _summary(summary: RunSummary) -> dict[str, Json]:
     return {
         "groups": summary.groups,
@@ -136,6 +145,7 @@ def _summary(summary: RunSummary) -> dict[str, Json]:
         "tool_calls": summary.tool_calls,
         "parse_errors": summary.parse_errors,
         "trained_tokens": summary.trained_tokens,
+        "tracked_tokens": summary.tracked_tokens,
         "logprobs": summary.logprobs,
         "unsafe": summary.unsafe,
         "started_at": summary.started_at,

@@ -12,6 +12,7 @@ import numpy as np
 from atropos_agent.errors import RecordError
 from atropos_agent.export import Rules, is_mixed, rows_of, sequences_left_out, trainable
 from atropos_agent.record import GroupRecord, read_groups
+from atropos_agent.record.log import ZERO_VARIANCE
 from atropos_agent.trajectory import AgentResult, Rollout
 
 
@@ -21,8 +22,9 @@ class RunSummary:
 
     Where several agents took part in a rollout, `tokens` and `turns` are those of all of them, and `scores`
     and `stop_reasons` count each trainable one. `mixed_groups` have at least two different scores;
-    `groups_without_data` give a trainer no row. `steps_by_provenance` and `logprobs` tell how much of the
-    record is exact: tokens the policy sampled, and how many of them have a logprob. `breaks` counts the
+    `groups_without_data` give a trainer no row, `untrained_groups` only rows without a loss. `trained_tokens`
+    are those with a loss in the rows of delivered groups. `steps_by_provenance` and `logprobs` tell how much
+    of the record is exact: of the `tracked_tokens`, how many have a logprob. `breaks` counts the
     training sequences that begin where history was rewritten, by kind; `sequences_left_out` those of
     rollouts with several that no group delivers.
     """
@@ -30,10 +32,12 @@ class RunSummary:
     groups: int = 0
     mixed_groups: int = 0
     groups_without_data: int = 0
+    untrained_groups: int = 0
     rollouts: int = 0
     tool_calls: int = 0
     parse_errors: int = 0
     trained_tokens: int = 0
+    tracked_tokens: int = 0
     logprobs: int = 0
     sequences_left_out: int = 0
     unsafe: int = 0
@@ -66,6 +70,21 @@ class RunSummary:
             until = max(until, end)
         return elapsed_s
 
+    def shortfalls(self, asked: int) -> list[str]:
+        """Each reason why a trainer gets less than the `asked` groups; empty if it gets them all."""
+        held_back, missing = self.dropped[ZERO_VARIANCE], asked - self.groups
+        reasons: list[str] = []
+        if missing > 0:
+            reasons.append(f"{missing} of {asked} requested groups are not recorded")
+        if self.groups_without_data:
+            kinds = ", ".join(f"{k} {n}" for k, n in self.dropped.most_common() if k != ZERO_VARIANCE)
+            reasons.append(f"{self.groups_without_data} groups have no trainable data ({kinds})")
+        if held_back:
+            reasons.append(f"{held_back} groups are dropped: equal rewards (collect.zero_variance=drop)")
+        if count := self.untrained_groups:
+            reasons.append(f"{count} groups train no token: token limits cut all their rollouts")
+        return reasons
+
     @property
     def started_at(self) -> float | None:
         """When the first rollout began; None without any time."""
@@ -82,11 +101,17 @@ def summary_of(groups: Iterable[GroupRecord], rules: Rules) -> RunSummary:
     summary = RunSummary()
     for record in groups:
         summary.groups += 1
-        summary.mixed_groups += is_mixed(record.rollouts)
         try:
-            summary.sequences_left_out += sequences_left_out(record.group, rows_of(record.group, rules))
+            rows = rows_of(record.group, rules)
         except RecordError:
             summary.groups_without_data += 1
+        else:
+            trained = sum(row.trained_tokens for row in rows)
+            summary.mixed_groups += is_mixed(rows)
+            summary.sequences_left_out += sequences_left_out(record.group, rows)
+            if record.dropped != ZERO_VARIANCE:
+                summary.trained_tokens += trained
+                summary.untrained_groups += trained == 0
         if record.dropped is not None:
             summary.dropped[record.dropped] += 1
         for rollout in record.rollouts:
@@ -131,7 +156,7 @@ def _count_steps(summary: RunSummary, result: AgentResult) -> None:
         if step.completion.model:
             summary.models[step.completion.model] += 1
     for sequence in result.sequences:
-        summary.trained_tokens += int(sequence.own_mask.sum())
+        summary.tracked_tokens += int(sequence.own_mask.sum())
         summary.logprobs += int((~np.isnan(sequence.own_logprobs[sequence.own_mask])).sum())
 
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from atropos_agent.config import EnvConfig
+from atropos_agent.config import AgentConfig, EnvConfig
 from atropos_agent.environment.episode import Outcome
 from atropos_agent.environment.groups import is_complete
 from atropos_agent.trajectory import AgentResult, Rollout, RolloutGroup, Score, StopReason, Trace
@@ -67,3 +67,18 @@ async def test_rollouts_of_a_group_run_side_by_side_and_known_ones_are_not_repea
     assert [rollout.index for rollout in found.rollouts] == [0, 1, 2, 3]
     assert found.rollouts[1] is known
     assert sorted(kept) == [0, 2, 3]
+
+
+async def test_a_group_that_leaves_no_row_is_none_to_a_trainer(caplog):
+    async with echo(agent=AgentConfig(max_context_tokens=5), group_size=2) as env:
+        item = await env.get_next_item()
+        assert await env.collect_trajectories(item) == (None, [])
+    assert "0 of the 2 rollouts" in caplog.text
+    assert "2 without sampled tokens" in caplog.text
+
+
+async def test_one_rollout_is_a_group_under_any_minimum():
+    async with echo(min_group_size=2) as env:
+        group, _ = await env.collect_trajectory(await env.get_next_item())
+    assert group is not None
+    assert group["scores"] == [1.0]

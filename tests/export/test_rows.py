@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from atropos_agent.config import EnvConfig
-from atropos_agent.errors import AmbiguousTrajectory, RecordError, RunDirectoryError
-from atropos_agent.export import Rules, rows_of, scored_group, scored_groups
+from atropos_agent.errors import AmbiguousTrajectory, RecordError, RunDirectoryError, TooFewRows
+from atropos_agent.export import Rules, is_mixed, rows_of, scored_group, scored_groups
 from atropos_agent.record import RunDir
 from atropos_agent.trajectory import Rollout, RolloutGroup, StopReason
 from tests.rollouts import a_rollout, group_of
@@ -50,6 +50,36 @@ def test_the_rules_of_a_run_are_those_of_its_config():
 def test_a_group_is_complete_with_enough_scored_rollouts():
     group = group_of(a_rollout(0), a_rollout(1), a_rollout(2, None))
     assert [Rules(min_group_size=size).is_complete(group) for size in (2, 3, None)] == [True, False, False]
+
+
+def test_a_group_of_one_is_complete_under_any_minimum():
+    assert Rules(min_group_size=2).is_complete(group_of(a_rollout(0)))
+    assert len(rows_of(group_of(a_rollout(0)), Rules(min_group_size=2))) == 1
+
+
+def test_the_minimum_counts_rollouts_that_give_a_row_and_the_error_says_why_others_do_not():
+    cut = [a_rollout(index, stop=StopReason.TRUNCATED) for index in (1, 2)]
+    group = group_of(a_rollout(0), *cut, a_rollout(3, sequences=2), a_rollout(4, None))
+    with pytest.raises(TooFewRows) as error:
+        rows_of(group, Rules("drop", "drop", min_group_size=2))
+    assert str(error.value) == (
+        "1 of the 5 rollouts of item 'item' give a row, 2 must: "
+        "2 cut by a token limit (env.truncated: drop), 1 with several sequences (env.on_branch: drop), 1 without a score"
+    )
+    assert len(rows_of(group, Rules("drop", "drop", min_group_size=1))) == 1
+
+
+@pytest.mark.parametrize("score", [0.1, 123456.7, 1e30, -3e38])
+def test_equal_scores_of_any_size_have_no_advantage_and_are_not_mixed(score):
+    rows = rows_of(group_of(*[a_rollout(index, score) for index in range(7)]), Rules())
+    assert [row.advantage for row in rows] == [0.0] * 7
+    assert not is_mixed(rows)
+
+
+def test_a_score_that_is_left_out_of_the_baseline_does_not_make_a_group_mixed():
+    group = group_of(a_rollout(0, 1.0), a_rollout(1, 1.0), a_rollout(2, 0.0, stop=StopReason.MAX_TOKENS))
+    assert not is_mixed(rows_of(group, Rules(truncated="drop")))
+    assert is_mixed(rows_of(group, Rules(truncated="mask")))
 
 
 def a_run(path, env: dict, *groups: RolloutGroup, dropped=None):

@@ -93,16 +93,27 @@ def test_a_whole_run_ends_with_0_and_a_resume_takes_overrides_on_either_side(tmp
     assert rows(again)["groups"] == "3 of 3 (2 from before)"
 
 
-def test_an_environment_that_runs_out_of_items_has_given_all(tmp_path, server):
+def test_an_environment_that_runs_out_of_items_says_so_and_is_exit_1(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--environment=own:Two", "--collect.groups=5", *server)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1
+    assert "the environment has 2 items, 5 groups were asked for" in done.stderr
+    assert "3 of 5 requested groups are not recorded" in done.stderr
     assert rows(done)["groups"] == "2 of 5"
+
+
+def test_a_run_that_trains_no_token_says_so_and_is_exit_1(tmp_path, server):
+    done = collect(tmp_path, "config.yaml", "--collect.groups=2", "--agent.max_tokens=1", *server)
+    assert done.returncode == 1
+    assert "2 groups train no token" in done.stderr
+    assert rows(done)["trained tokens"] == "0"
+    report = (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert "2 groups train no token" in report
 
 
 def test_groups_that_could_not_be_scored_are_exit_1_and_can_be_resumed(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--environment=own:Unscorable", "--collect.groups=2", *server)
     assert done.returncode == 1
-    assert "2 requested groups have no trainable data" in done.stderr
+    assert "2 of 2 requested groups are not recorded" in done.stderr
     assert rows(done)["incomplete groups"] == "2"
     assert RESUME in done.stdout
 
@@ -110,7 +121,7 @@ def test_groups_that_could_not_be_scored_are_exit_1_and_can_be_resumed(tmp_path,
 def test_groups_that_no_trainer_can_take_are_exit_1_and_counted(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--environment=own:Undeliverable", "--collect.groups=2", *server)
     assert done.returncode == 1
-    assert "2 requested groups have no trainable data" in done.stderr
+    assert "2 groups have no trainable data (RecordError 2)" in done.stderr
     assert rows(done)["without data"] == "2: RecordError 2"
     assert RESUME not in done.stdout
 

@@ -32,7 +32,7 @@ def test_scores_groups_and_reasons_are_counted():
 
 def test_trained_tokens_without_a_logprob_are_told_apart():
     found = summary_of([a_record(a_rollout(0), a_rollout(1, logprobs=(-0.5, NAN)))])
-    assert (found.trained_tokens, found.logprobs) == (4, 3)
+    assert (found.tracked_tokens, found.logprobs) == (4, 3)
     assert found.steps_by_provenance == {"sampled": 2}
 
 
@@ -94,3 +94,26 @@ def test_each_trace_of_a_rollout_is_counted():
     found = summary_of([a_record(replace(rollout, traces=(rollout.trace, helper)), a_rollout(1, 1.0))])
     assert (found.rollouts, found.scores, found.mixed_groups) == (2, [1.0, 0.0, 1.0], 0)
     assert sum(found.turns) == 3
+
+
+def test_only_tokens_with_a_loss_in_delivered_groups_count_as_trained():
+    cut = a_rollout(1, stop=StopReason.TRUNCATED)
+    groups = [a_record(a_rollout(0), cut), a_record(cut), a_record(a_rollout(0), dropped="zero_variance")]
+    found = summary_of(groups)
+    assert (found.trained_tokens, found.tracked_tokens, found.untrained_groups) == (2, 8, 1)
+
+
+def test_each_reason_for_less_than_was_asked_for_is_named():
+    assert summary_of([a_record(a_rollout(0))]).shortfalls(asked=1) == []
+    cut = a_rollout(0, stop=StopReason.TRUNCATED)
+    records = [
+        a_record(cut),
+        a_record(a_rollout(0), dropped="zero_variance"),
+        a_record(a_rollout(0, sequences=2), dropped="AmbiguousTrajectory"),
+    ]
+    assert summary_of(records).shortfalls(asked=5) == [
+        "2 of 5 requested groups are not recorded",
+        "1 groups have no trainable data (AmbiguousTrajectory 1)",
+        "1 groups are dropped: equal rewards (collect.zero_variance=drop)",
+        "1 groups train no token: token limits cut all their rollouts",
+    ]
