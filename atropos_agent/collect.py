@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from atropos_agent.config import CollectConfig
 from atropos_agent.environment import AgentEnv, Item
+from atropos_agent.environment.blame import task_errors
 from atropos_agent.errors import (
     AtroposAgentError,
     ConfigError,
@@ -202,7 +203,8 @@ class Collector(Generic[ItemT]):
         seen: Counter[str] = Counter()
         for _ in range(self.config.groups):
             # a resume draws finished items too, so that the environment's stream of items is the same
-            item = await self.env.get_next_item()
+            with task_errors(f"get_next_item of {self.env.name}"):
+                item = await self.env.get_next_item()
             if item is None:
                 logger.warning(
                     "the environment has %d items, %d groups were asked for", seen.total(), self.config.groups
@@ -273,9 +275,11 @@ class Collector(Generic[ItemT]):
 
 
 def _was_cancelled(rollout: Rollout) -> bool:
-    """True if the rollout was cancelled: it is never recorded as finished, and a resume samples it again."""
-    traces = trainable(rollout) or rollout.traces
-    return any(trace.result.stop_reason is StopReason.CANCELLED for trace in traces)
+    """True if the rollout was cancelled: it is never recorded as finished, and a resume samples it again.
+
+    The main trace decides. An agent that a tool ran and cancelled is part of what happened.
+    """
+    return rollout.traces[0].result.stop_reason is StopReason.CANCELLED
 
 
 def _failure_of(rollout: Rollout) -> Failure | None:

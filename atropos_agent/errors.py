@@ -28,6 +28,8 @@ once and record them as a `Failure`. Programming errors and CancelledError propa
 given, what is possible, and what to do next.
 """
 
+import asyncio
+
 
 # Raise every type with one text only. OSError (also through ConnectionError and TimeoutError) reads two or
 # more arguments as errno and strerror.
@@ -117,3 +119,15 @@ class TooFewRows(RecordError):
 
 class RunDirectoryError(RecordError, OSError):
     """A run directory cannot be read, written or resumed."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """True where `error` is a failure of the code that raised it, and must cost that code's call alone.
+
+    That is each Exception, SystemExit (`exit()` in a verifier), and a CancelledError although the current
+    task was not cancelled. A real cancellation, KeyboardInterrupt and GeneratorExit are not.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, Exception | SystemExit)

@@ -23,8 +23,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 BUFFERED_EVENTS = 256
 """Events that may wait for one asynchronous listener. With more, adjacent deltas are merged."""
-DRAIN_S = 5.0
-"""How long the end of a run waits for asynchronous listeners."""
+DRAIN_S = 0.5
+"""How long the end of a run waits for asynchronous listeners: its sandbox is held meanwhile."""
 
 
 class EventType(StrEnum):
@@ -74,11 +74,12 @@ Listener: TypeAlias = Callable[[Event], None] | Callable[[Event], Awaitable[None
 class Emitter:
     """Numbers the events of one run and hands them to its listeners."""
 
-    __slots__ = ("_run_id", "_sequence", "_sinks")
+    __slots__ = ("_closed", "_run_id", "_sequence", "_sinks")
 
     def __init__(self, run_id: str, listeners: Sequence[Listener] = ()) -> None:
         self._run_id = run_id
         self._sequence = 0
+        self._closed = False
         self._sinks: list[_Direct | _Buffered] = [_sink(listener) for listener in listeners]
 
     @property
@@ -95,9 +96,10 @@ class Emitter:
         data: Mapping[str, Json] | None = None,
         result: AgentResult | None = None,
     ) -> None:
-        """Push one event; does nothing without a listener."""
-        if not self._sinks:
+        """Push one event; does nothing without a listener, and after `run.finished`."""
+        if not self._sinks or self._closed:
             return
+        self._closed = type is EventType.RUN_FINISHED
         number, self._sequence = self._sequence, self._sequence + 1
         event = Event(type, self._run_id, number, time.time(), step_number, call_id, data or {}, result)
         for sink in tuple(self._sinks):  # a copy: the loop removes sinks whose listener raised
@@ -105,20 +107,24 @@ class Emitter:
                 self._sinks.remove(sink)
 
     async def drain(self) -> None:
-        """Wait until the asynchronous listeners have received every event, for at most DRAIN_S seconds."""
-        waiting = [sink.task for sink in self._sinks if isinstance(sink, _Buffered) and sink.task is not None]
+        """Wait until the asynchronous listeners have received every event, for at most DRAIN_S seconds.
+
+        One that is late gets `run.finished` next, and none of the events before it.
+        """
+        waiting = {sink.task: sink for sink in self._sinks if isinstance(sink, _Buffered) and sink.task}
         if not waiting:
             return
         _, late = await asyncio.wait(waiting, timeout=DRAIN_S)
         for task in late:
-            logger.warning("run %s: a listener did not take all events within %g s", self._run_id, DRAIN_S)
-            task.cancel()
+            left_out = waiting[task].keep_last()
+            logger.warning("run %s: a slow listener misses the last %d events", self._run_id, left_out)
 
 
 def _sink(listener: Listener) -> _Direct | _Buffered:
     # iscoroutinefunction is False for an object whose `__call__` is async: look at its `__call__`
-    called = listener if inspect.isroutine(listener) else getattr(listener, "__call__", listener)  # noqa: B004
-    return _Buffered(listener) if inspect.iscoroutinefunction(called) else _Direct(listener)
+    called = getattr(listener, "__call__", listener)  # noqa: B004
+    is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(called)
+    return _Buffered(listener) if is_async else _Direct(listener)
 
 
 class _Direct:
@@ -132,7 +138,10 @@ class _Direct:
     def take(self, event: Event) -> bool:
         """Call the listener with `event`. False if it raised: drop it."""
         try:
-            self._listener(event)
+            answer = self._listener(event)
+            if inspect.iscoroutine(answer):  # e.g. a lambda around a coroutine function
+                answer.close()
+                raise TypeError("a listener that returns a coroutine must be declared with `async def`")
         except Exception:
             _log_dropped(self._listener, event)
             return False
@@ -154,15 +163,23 @@ class _Buffered:
         """Put `event` into the buffer. False if the listener raised before: drop it."""
         if self._failed:
             return False
-        self._waiting.append(event)
-        if len(self._waiting) > BUFFERED_EVENTS:
-            self._waiting = _merged(self._waiting)
+        full = len(self._waiting) >= BUFFERED_EVENTS
+        if full and _are_one_delta(self._waiting[-1], event):
+            self._waiting[-1] = _merged(self._waiting[-1], event)
+        else:
+            self._waiting.append(event)
         if self.task is None or self.task.done():
             self.task = asyncio.get_running_loop().create_task(self._feed())
         return True
 
+    def keep_last(self) -> int:
+        """Drop all events that wait but the last one. Returns how many were dropped."""
+        dropped = len(self._waiting) - 1
+        while len(self._waiting) > 1:
+            self._waiting.popleft()
+        return max(dropped, 0)
+
     async def _feed(self) -> None:
-        # read `self._waiting` again in each round: `take` replaces the deque when it merges
         while self._waiting:
             event = self._waiting.popleft()
             try:
@@ -175,19 +192,10 @@ class _Buffered:
                 _log_dropped(self._listener, event)
 
 
-def _merged(events: Sequence[Event]) -> deque[Event]:
-    """`events` with adjacent deltas of one step joined. All other events are kept: the steps and calls of the
-    run bound their number."""
-    merged: deque[Event] = deque()
-    for event in events:
-        before = merged[-1] if merged else None
-        if before is not None and _are_one_delta(before, event):
-            text = f"{before.data.get('text', '')}{event.data.get('text', '')}"
-            data = {**before.data, "text": text}
-            merged[-1] = replace(before, data=data, last_sequence=event.last_sequence)
-        else:
-            merged.append(event)
-    return merged
+def _merged(first: Event, second: Event) -> Event:
+    """Two adjacent deltas of one step as one."""
+    text = f"{first.data.get('text', '')}{second.data.get('text', '')}"
+    return replace(first, data={**first.data, "text": text}, last_sequence=second.last_sequence)
 
 
 def _are_one_delta(first: Event, second: Event) -> bool:

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-from atropos_agent.errors import AtroposAgentError, ConfigError, TaskError
+from atropos_agent.errors import AtroposAgentError, ConfigError, TaskError, is_failure
 from atropos_agent.sandbox import Sandbox
 from atropos_agent.trajectory import AgentResult, Score
 
@@ -76,7 +76,9 @@ class Reward(Generic[ItemT]):
             if not limit.expired():
                 raise self._failed(error) from error
             raise TaskError(f"reward {self.name!r} did not return within {self.timeout_s:g} s") from error
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise self._failed(error) from error
         if not isinstance(found, int | float) or not math.isfinite(found):
             raise TaskError(f"reward {self.name!r} must give a finite number, got {found!r:.80}")
@@ -89,7 +91,7 @@ class Reward(Generic[ItemT]):
         # e.g. a lambda or a partial that returns a coroutine: await it on the event loop
         return await found if inspect.isawaitable(found) else found
 
-    def _failed(self, error: Exception) -> TaskError:
+    def _failed(self, error: BaseException) -> TaskError:
         return TaskError(f"reward {self.name!r} failed: {type(error).__name__}: {error}")
 
 

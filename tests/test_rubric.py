@@ -234,3 +234,12 @@ async def test_a_reward_that_fails_leaves_the_rollout_unscored_with_its_tracebac
     assert (rollout.score, rollout.attempts, failure.blame) == (None, 1, Blame.TASK)
     assert "reward 'rude' failed: ZeroDivisionError" in failure.text
     assert "lambda attempt: 1 / 0" in failure.traceback
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError()])
+async def test_an_exit_or_a_stray_cancellation_in_a_reward_names_it(error):
+    async def judge(attempt):
+        raise error
+
+    with pytest.raises(TaskError, match=f"reward 'part' failed: {type(error).__name__}"):
+        await value(judge)

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from atropos_agent.agent.budget import Budget
 from atropos_agent.agent.setting import Setting
+from atropos_agent.errors import RecordError, ToolError
 from atropos_agent.events import Emitter, EventType
+from atropos_agent.record.checks import require_recordable
 from atropos_agent.toolset import ToolContext, Verdict, decide, failure
 from atropos_agent.toolset.calls import run_call, side_by_side
 from atropos_agent.trajectory import Json, ToolCall, ToolResult, Trace
@@ -116,6 +118,10 @@ class Actor:
             self._emitter.emit(EventType.TOOL_ACTIVITY, step_number=number, call_id=call.uniq_id, data=data)
 
         def add_trace(trace: Trace) -> None:
+            try:
+                require_recordable(trace)
+            except RecordError as error:  # found when the group is written, it would cost the whole run
+                raise ToolError(f"the trace {trace.name!r} cannot be recorded: {error}") from error
             self._traces.append(replace(trace, parent_call=trace.parent_call or call.uniq_id))
 
         given = self._setting.context

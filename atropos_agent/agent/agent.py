@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from atropos_agent.agent.conversation import neutral
 from atropos_agent.agent.run import Run
 from atropos_agent.agent.setting import Setting
 from atropos_agent.config import AgentConfig
@@ -13,6 +14,7 @@ from atropos_agent.dialects import Dialect
 from atropos_agent.dialects.hermes import HERMES
 from atropos_agent.events import Listener
 from atropos_agent.policy import AtroposServer, HttpPolicy, ManagedPolicy, Policy
+from atropos_agent.record.checks import require_messages
 from atropos_agent.renderer import Renderer
 from atropos_agent.toolset import ExecuteTool, Gate, ToolContext, ToolRegistry
 from atropos_agent.trajectory import AgentResult, Message, SequenceData, ToolResult, UserMessage
@@ -70,10 +72,12 @@ class AtroposAgent:
     ) -> Run:
         """A conversation: `async with agent.start() as run: await run.turn("...")`, any number of turns.
 
-        It opens with `[system] + initial_messages`. `resume` continues a recorded result instead: its
-        opening, tokens, counts and used time. `context` is what every call may use. Each step derives its
-        sampling seed from `seed`.
+        It opens with `[system] + initial_messages`; in those of the user, control tokens are broken up.
+        `resume` continues a recorded result instead: its opening, tokens, counts and used time. `context` is
+        what every call may use. Each step derives its sampling seed from `seed`. Raises ConfigError for a
+        message of no known form.
         """
+        require_messages(initial_messages)
         opening = self._opening(initial_messages) if resume is None else resume.prompt_messages
         return Run(self._setting(context, rollout_id, seed), opening, listeners, resume)
 
@@ -140,7 +144,11 @@ class AtroposAgent:
         configured = self.config.system_prompt
         system = self.dialect.opening(self.tools.get_schemas()).system if configured is None else configured
         opening: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
-        return (*opening, *initial_messages)
+        return (*opening, *[self._harmless(message) for message in initial_messages])
+
+    def _harmless(self, message: Message) -> Message:
+        """`message` without live control tokens, if it is a user's. Those of other roles may be meant."""
+        return neutral(message, self.renderer) if message["role"] == "user" else message
 
 
 def _as_renderer(tokenizer: PreTrainedTokenizerFast | Renderer | None, dialect: Dialect) -> Renderer | None:

@@ -197,3 +197,15 @@ def neutral(message: str | UserMessage, renderer: Renderer | None) -> UserMessag
             part = TextPart(type="text", text=renderer.neutralise(part["text"]))
         parts.append(part)
     return {"role": "user", "content": parts}
+
+
+def joined(first: UserMessage, second: UserMessage) -> UserMessage:
+    """Both messages as one, because templates may require that roles alternate."""
+    one, other = first["content"], second["content"]
+    if isinstance(one, str) and isinstance(other, str):
+        return {"role": "user", "content": f"{one}\n{other}"}
+    return {"role": "user", "content": [*_parts(one), TextPart(type="text", text="\n"), *_parts(other)]}
+
+
+def _parts(content: str | Sequence[ContentPart]) -> Sequence[ContentPart]:
+    return [TextPart(type="text", text=content)] if isinstance(content, str) else content

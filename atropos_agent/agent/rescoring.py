@@ -49,7 +49,16 @@ async def rescore(policy: Policy, sequences: Sequence[SequenceData], budget_s: f
     except (ProviderError, TimeoutError) as error:
         logger.warning("not rescored: %s", str(error) or "the rollout's time for the server is used up")
         notes.append("rescore_failed")
-    return Rescored(tuple(done), tuple(notes))
+    return Rescored(_rebased(sequences, done), tuple(notes))
+
+
+def _rebased(before: Sequence[SequenceData], after: Sequence[SequenceData]) -> tuple[SequenceData, ...]:
+    """`after` as branches of each other: rescoring replaced the parents that they were branches of."""
+    rebased: dict[int, SequenceData] = {}
+    for old, new in zip(before, after, strict=True):
+        parent = None if old.parent is None else rebased.get(id(old.parent))
+        rebased[id(old)] = new if parent is None else replace(new, parent=parent)
+    return tuple(rebased.values())
 
 
 def with_spans(steps: Sequence[AgentStep], sequences: Sequence[SequenceData]) -> tuple[AgentStep, ...]:

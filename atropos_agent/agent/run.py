@@ -10,7 +10,7 @@ from typing import Self
 
 from atropos_agent.agent.acting import Actor
 from atropos_agent.agent.budget import Budget
-from atropos_agent.agent.conversation import Conversation, neutral
+from atropos_agent.agent.conversation import Conversation, joined, neutral
 from atropos_agent.agent.rescoring import rescore, with_spans
 from atropos_agent.agent.resuming import replay
 from atropos_agent.agent.setting import Setting
@@ -24,6 +24,8 @@ from atropos_agent.errors import (
     SandboxLost,
 )
 from atropos_agent.events import Emitter, EventType, Listener
+from atropos_agent.policy.foreign import answered
+from atropos_agent.record.checks import require_messages
 from atropos_agent.toolset import failure
 from atropos_agent.toolset.calls import OutOfTime
 from atropos_agent.trajectory import (
@@ -57,6 +59,8 @@ class Run:
     An error of the server, the renderer or the sandbox ends the turn and is recorded (`stop_reason`,
     `failure`) with everything so far. Programming errors and a caller's cancellation propagate; `result`
     then holds what was recorded up to there. `traces` are those of other agents that calls ran.
+    `passed_over` is the result of the first turn that failed and was followed by another message: the
+    conversation lacks what that turn would have given.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Run:
         resume: AgentResult | None = None,
     ) -> None:
         self.traces: list[Trace] = []
+        self.passed_over: AgentResult | None = None
         self._setting = setting
         self._opening: tuple[Message, ...] = tuple(opening)
         self._emitter = Emitter(setting.rollout_id, listeners)
@@ -77,6 +82,9 @@ class Run:
         self._failure: Failure | None = None if resume is None else resume.failure
         self._turn_task: asyncio.Task[object] | None = None
         self._cancel_asked = False
+        self._was_cancelled = False  # by `cancel`, in any turn
+        self._cancels_before = 0
+        self._unanswered: UserMessage | None = None  # of a turn that ended before its first step
         self._is_stale = True  # the conversation may not match the recorded steps
         self._recorded: AgentResult | None = resume  # until the conversation is rebuilt from it
         self._final: AgentResult | None = None
@@ -92,8 +100,7 @@ class Run:
             self._check_bridges()
         self._final = self.result()
         self._emitter.emit(EventType.RUN_FINISHED, result=self._final)
-        if kind is None and self._stop_reason is not StopReason.CANCELLED:
-            await self._emitter.drain()  # not if cancelled: sandbox and request must be released at once
+        await self._emitter.drain()
 
     async def turn(self, message: str | UserMessage | None = None) -> TurnResult:
         """Take steps until the policy gives a final answer or a limit ends the turn.
@@ -102,18 +109,22 @@ class Run:
         a cancel or a resume. `max_steps`, `max_tool_calls` and `max_repairs` count within a turn, all other
         limits within the run. Raises ConfigError if there is nothing to answer or another turn is running.
         """
-        self._require_turn(message)
-        self._turn_task, self._cancel_asked = asyncio.current_task(), False
+        task = self._require_turn(message)
+        if message is not None and self._failure is not None and self.passed_over is None:
+            self.passed_over = self.result()
+        self._turn_task, self._cancel_asked, self._cancels_before = task, False, task.cancelling()
         self._stop_reason, self._failure = StopReason.UNFINISHED, None
         self._budget.begin_turn()
         try:
             await self._take_turn(message)
-            if self._cancel_asked:
-                # The turn ended before the cancellation reached it: take it here, not in the caller's code.
+            if task.cancelling() > self._cancels_before:
+                # The cancellation comes as the turn ends, or a tool swallowed it: take it here.
                 await asyncio.sleep(0)
+                raise asyncio.CancelledError
         except asyncio.CancelledError:
             self._stop_reason, self._failure = StopReason.CANCELLED, None
-            self._raise_foreign_cancel()
+            self._was_cancelled = True
+            self._raise_foreign_cancel(task)
         except BaseException as error:
             self._stop_reason, self._failure = StopReason.ERROR, Failure.of(error)
             raise
@@ -160,6 +171,7 @@ class Run:
             },
             breaks=tracker.breaks(),
             spent=self._budget.spent(),
+            turns=stepper.turn,
         )
 
     async def single_step(
@@ -185,7 +197,10 @@ class Run:
     def _conversation(self) -> Conversation:
         return Conversation(self._opening, self._setting.renderer, self._setting.config.history)
 
-    def _require_turn(self, message: str | UserMessage | None) -> None:
+    def _require_turn(self, message: str | UserMessage | None) -> asyncio.Task[object]:
+        """The task that takes the turn. Raises ConfigError if none can be taken."""
+        if message is not None and not isinstance(message, str):
+            require_messages([message])
         if self._turn_task is not None:
             raise ConfigError("a turn of this run is still running; wait for it, or start another run")
         if self._final is not None:
@@ -194,11 +209,13 @@ class Run:
         answered = last is not None and not (last.following or last.tool_calls or last.parse_errors)
         if message is None and (answered or not (last or self._opening)):
             raise ConfigError("nothing to answer: the conversation waits for a message; pass it to turn()")
+        task = asyncio.current_task()
+        assert task is not None
+        return task
 
-    def _raise_foreign_cancel(self) -> None:
+    def _raise_foreign_cancel(self, task: asyncio.Task[object]) -> None:
         """Raise CancelledError unless the cancellation came from `cancel` alone."""
-        task = self._turn_task
-        if task is None or not self._cancel_asked or task.uncancel() > 0:
+        if not self._cancel_asked or task.uncancel() > self._cancels_before:
             raise asyncio.CancelledError
 
     async def _take_turn(self, message: str | UserMessage | None) -> None:
@@ -209,8 +226,12 @@ class Run:
         self._emitter.emit(EventType.TURN_STARTED, data={"turn": stepper.turn})
         try:
             await self._enter(None if message is None else neutral(message, self._setting.renderer))
-            self._is_stale = True
-            await stepper.until_stopped()
+            self._is_stale, taken = True, len(stepper.steps)
+            try:
+                await stepper.until_stopped()
+            finally:
+                if len(stepper.steps) > taken:
+                    self._unanswered = None
         except Stop as stop:
             self._stop_reason, self._failure, self._is_stale = stop.reason, stop.failure, False
         except RecordError:  # the caller resumed with another tokenizer or template: nothing to record
@@ -229,6 +250,9 @@ class Run:
                 self._opening += (message,)
             stepper.conversation = await self._opened()
             return
+        if message is not None:
+            message = message if self._unanswered is None else joined(self._unanswered, message)
+            self._unanswered = message
         last = stepper.steps[-1]
         if message is None and last.following:
             if self._is_stale:
@@ -241,12 +265,14 @@ class Run:
         missing = [failure(NOT_EXECUTED) for _ in last.tool_calls[len(last.tool_results) :]]
         results = (*last.tool_results, *missing)
         following = stepper.answer(results, last, message)
+        self._is_stale = True  # until the tokens have followed
         stepper.steps[-1] = replace(last, tool_results=results, following=following)
         stepper.conversation.add_following(following, last.completion, last.step_number)
 
     async def _opened(self) -> Conversation:
         """A new conversation that holds the opening only."""
-        self._stepper.capabilities = capabilities = await self._setting.policy.probe()
+        policy = self._setting.policy
+        self._stepper.capabilities = capabilities = await answered(policy, policy.probe())
         conversation = self._conversation()
         conversation.open(capabilities)
         return conversation
@@ -268,7 +294,8 @@ class Run:
 
     def _fail(self, error: AtroposAgentError) -> None:
         self._stop_reason = _reason_of(error)
-        lost = self._stop_reason is StopReason.SANDBOX_LOST
+        # A cancel kills the command that runs, and the sandbox with it: that is not the policy's doing.
+        lost = self._stop_reason is StopReason.SANDBOX_LOST and not self._was_cancelled
         self._failure = Failure.of(error, blame=Blame.POLICY if lost else None)
 
     async def _rescore(self) -> None:

@@ -17,6 +17,7 @@ from atropos_agent.dialects import ParsedCompletion
 from atropos_agent.errors import ProviderError
 from atropos_agent.events import Emitter, EventType
 from atropos_agent.policy import RequestInfo
+from atropos_agent.policy.foreign import answered
 from atropos_agent.policy.protocol import Capabilities
 from atropos_agent.toolset.calls import OutOfTime
 from atropos_agent.trajectory import (
@@ -116,9 +117,12 @@ class Stepper:
         """Continue with the steps and the counts of a recorded run."""
         self.steps = list(recorded.steps)
         self.final_response = recorded.final_response
-        self.turn = self.steps[-1].turn if self.steps else 0
+        # Records of earlier versions do not count turns.
+        self.turn = recorded.turns or (self.steps[-1].turn if self.steps else 0)
         inside = [step for step in self.steps if step.turn == self.turn]
-        read = [self._setting.dialect.read(step.completion, inside_reasoning=False) for step in inside]
+        renderer, dialect = self.conversation.renderer, self._setting.dialect
+        opened = renderer is not None and renderer.opens_reasoning
+        read = [dialect.read(step.completion, inside_reasoning=opened) for step in inside]
         self.counts = Counts(
             sampled_tokens=recorded.total_tokens,
             steps=len(inside),
@@ -134,16 +138,19 @@ class Stepper:
     async def step(self) -> None:
         """Take one step. Raises Stop where it is the last one."""
         number = len(self.steps) + 1
-        self.counts.steps += 1
+        if self.counts.steps >= self._setting.config.max_steps:  # a turn that continues after this limit
+            raise Stop(StopReason.MAX_STEPS)
         self._emitter.emit(EventType.STEP_STARTED, step_number=number)
         step = await self.complete(number)
+        self.counts.steps += 1
         self.final_response = step.parsed.content
+        self.steps.append(step.record())  # now, so that a result that is read during a call has it
         try:
             self._stop_before_tools(step)
             await self._act(step)
             self._observe(step)
-        finally:  # also where Stop or an error ends the turn: the completion was sampled and must be recorded
-            self.steps.append(step.record())
+        finally:  # also where Stop or an error ends the turn: what was executed so far must be recorded
+            self.steps[-1] = step.record()
         if self._emitter.active:
             errors: list[Json] = [f"{error.kind}: {error.detail}" for error in step.parsed.errors]
             self._emitter.emit(EventType.STEP_FINISHED, step_number=number, data={"parse_errors": errors})
@@ -186,7 +193,8 @@ class Stepper:
         )
         prompt = self.conversation.tracker.prompt
         prompt.messages = self.conversation.messages
-        asking = setting.policy.complete(prompt, sampling, request=RequestInfo(setting.rollout_id, number))
+        request = RequestInfo(setting.rollout_id, number)
+        asking = answered(setting.policy, setting.policy.complete(prompt, sampling, request=request))
         with self._budget.at_server():
             return await (asking if math.isinf(self._budget.wall_s) else self._within_budget(asking))
 
@@ -252,12 +260,13 @@ class Stepper:
         """Execute the calls of a step that are within the limit."""
         most = self._setting.config.max_tool_calls
         allowed = step.calls if most is None else step.calls[: max(most - self.counts.tool_calls, 0)]
-        self.counts.tool_calls += len(allowed)
         if allowed:
             try:
                 await self._actor.act(step, allowed)
             except OutOfTime:
                 raise Stop(StopReason.WALL_TIME) from None
+            finally:
+                self.counts.tool_calls += len(step.results)
         if len(allowed) < len(step.calls):
             raise Stop(StopReason.MAX_TOOL_CALLS)
 

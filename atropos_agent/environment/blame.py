@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from atropos_agent.errors import AtroposAgentError, ContextOverflow, SandboxLost, TaskError
+from atropos_agent.errors import AtroposAgentError, ContextOverflow, SandboxLost, TaskError, is_failure
 from atropos_agent.trajectory import AgentResult, Blame, Failure, Rollout, Score, StopReason
 
 
@@ -16,17 +16,17 @@ def task_errors(what: str) -> Iterator[None]:
     """The one boundary to an environment's own code: its exceptions become a TaskError that names `what`.
 
     This package's errors pass unchanged, because they are more specific. The cancellation of the current task
-    passes too; a CancelledError that the code raised by itself does not.
+    passes too; a CancelledError that the code raised by itself does not, and neither does its `exit()`.
     """
     try:
         yield
     except AtroposAgentError:
         raise
-    except asyncio.CancelledError as error:
-        if (task := asyncio.current_task()) is None or task.cancelling():
+    except BaseException as error:
+        if not is_failure(error):
             raise
-        raise TaskError(f"{what} failed: it awaited something that was cancelled") from error
-    except Exception as error:
+        if isinstance(error, asyncio.CancelledError):
+            raise TaskError(f"{what} failed: it awaited something that was cancelled") from error
         raise TaskError(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
@@ -40,9 +40,21 @@ def not_started(error: AtroposAgentError) -> AgentResult:
     return AgentResult(False, "", StopReason.ERROR, failure=failure_of_task_code(error))
 
 
-def broken_off(result: AgentResult, error: AtroposAgentError) -> AgentResult:
-    """`result` of a conversation that the environment's own code ended with `error`."""
-    failure = failure_of_task_code(error)
+def outcome_of(
+    result: AgentResult, passed_over: AgentResult | None, broken: AtroposAgentError | None
+) -> AgentResult:
+    """`result` of a conversation, as it is to be judged.
+
+    A turn that failed and was passed over decides: the conversation after it is not the one that the policy
+    should have had. `broken` is the error with which the environment's own code ended the conversation; if a
+    turn had failed before, that failure is the cause.
+    """
+    if passed_over is not None:
+        why, failure = passed_over.stop_reason, passed_over.failure
+        return replace(result, success=False, stop_reason=why, failure=failure)
+    if broken is None or (result.failure is not None and result.failure.blame is Blame.INFRASTRUCTURE):
+        return result
+    failure = failure_of_task_code(broken)
     return replace(result, success=False, stop_reason=StopReason.ERROR, failure=failure)
 
 

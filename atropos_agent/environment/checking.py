@@ -129,7 +129,9 @@ async def _pickle_problem(_env: AgentEnv[ItemT], item: ItemT) -> str:
 
 async def _reference_problem(env: AgentEnv[ItemT], item: ItemT) -> str:
     (found,) = await env.validate([item])
-    return "" if found.reference_score == 1.0 else f"its reference solution scores {found.reference_score:g}"
+    if found.reference_score != 1.0:
+        return f"its reference solution scores {found.reference_score:g}"
+    return "" if found.holds else f"doing nothing scores {found.empty_score:g}"
 
 
 async def _empty_problem(env: AgentEnv[ItemT], item: ItemT) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Generic
 
 from atropos_agent.agent import Run
 from atropos_agent.environment.blame import (
-    broken_off,
     failure_to_retry,
     is_unscorable,
     not_started,
+    outcome_of,
     task_errors,
     unverified,
 )
@@ -124,7 +124,7 @@ class Episode(Generic[ItemT]):
         )
         async with run:
             broken = await self._play(run)
-        result = run.result() if broken is None else broken_off(run.result(), broken)
+        result = outcome_of(run.result(), run.passed_over, broken)
         result, score = await self._judge(sandbox, result, meta)
         return Outcome(result, score, tuple(run.traces))
 

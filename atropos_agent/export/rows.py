@@ -163,8 +163,8 @@ class Row:
 
 
 def rows_of(group: RolloutGroup, rules: Rules) -> list[Row]:
-    """The rows of the scored and tracked trainable traces of `group`, in order; those of one name share a
-    baseline.
+    """The rows of the tracked trainable traces of the scored rollouts of `group`, in order; those of one name
+    share a baseline.
 
     Raises AmbiguousTrajectory where `rules` refuse a branch, TooFewRows where too few rollouts give a row,
     and RecordError where a score is not finite as float32.
@@ -173,7 +173,7 @@ def rows_of(group: RolloutGroup, rules: Rules) -> list[Row]:
         (rollout, trace)
         for rollout in group.rollouts
         for trace in trainable(rollout)
-        if trace.score is not None and not (rules.truncated == "drop" and was_truncated(trace))
+        if rollout.is_scored and not (rules.truncated == "drop" and was_truncated(trace))
     ]
     advantages = _advantages(scored)
     rows = [

@@ -42,15 +42,16 @@ def seal_live(run: Path) -> Sealed:
         # Named by the offset of its first row, so that sorting the names sorts the rows.
         target = folder / f"{first:012}.parquet"
         with replacing(target) as file:
-            rollouts = write_segment(file, _live_rows(live))
+            # Without groups that a seal which failed at its last step has already moved.
+            rollouts = write_segment(file, _live_rows(live, segments(run)))
         with replacing(live):
             pass  # replaced, not truncated: a reader that has the old log open keeps its lines
         return Sealed(rollouts, live_bytes, target.stat().st_size)
 
 
-def _live_rows(live: Path) -> Iterator[Row]:
+def _live_rows(live: Path, sealed: list[Path]) -> Iterator[Row]:
     with live.open("rb") as lines:
-        for line in checked_lines(lines, live):
+        for line in live_lines(lines, live, sealed):
             yield from rows_of(line)
 
 

@@ -244,4 +244,5 @@ def _rows_of(batch: Any) -> Iterator[Row]:
 def _lists(column: Any) -> list[NDArray[Any]]:
     offsets = column.offsets.to_numpy()
     values = column.values.to_numpy()
-    return [values[start:end] for start, end in pairwise(offsets)]
+    # Copies: a view would keep the whole batch in memory as long as one of its rollouts.
+    return [values[start:end].copy() for start, end in pairwise(offsets)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 
-from atropos_agent.errors import SandboxLost
+from atropos_agent.errors import SandboxLost, is_failure
 from atropos_agent.telemetry import Entry, Kind
 from atropos_agent.toolset.tool import ExecuteTool, ToolContext, failure
 from atropos_agent.trajectory import ToolCall, ToolResult
@@ -42,7 +42,9 @@ async def run_call(
                 return await execute(call, context_until(limit))
         except SandboxLost:
             raise
-        except Exception as error:  # the boundary to a caller's own `execute_tool`
+        except BaseException as error:  # the boundary to tools and to a caller's own `execute_tool`
+            if not is_failure(error):
+                raise
             if not (isinstance(error, TimeoutError) and scope.expired()):
                 return failure(f"Tool execution error: {type(error).__name__}: {error}")
     if deadline < own:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from atropos_agent.errors import is_failure
 from atropos_agent.toolset.bounds import MAX_OBSERVATION_CHARS, bounded
 from atropos_agent.toolset.tool import failure
 from atropos_agent.trajectory import Json, ToolCall, ToolResult
@@ -43,7 +44,7 @@ async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
     """One verdict for each of `calls`: the gate is asked in their order, one after the other.
 
     Without a gate all are allowed. If the gate raises or returns anything but a decision, the call is denied
-    and the error is logged. CancelledError propagates.
+    and the error is logged. A cancellation of the run propagates.
     """
     if gate is None:
         return list(calls)
@@ -53,7 +54,9 @@ async def decide(gate: Gate | None, calls: Sequence[ToolCall]) -> list[Verdict]:
 async def _verdict(gate: Gate, call: ToolCall) -> Verdict:
     try:
         return _as_verdict(await gate(call), call)
-    except Exception as error:  # the boundary to the caller's gate: without permission no call runs
+    except BaseException as error:  # the boundary to the caller's gate: without permission no call runs
+        if not is_failure(error):
+            raise
         _log.exception("the gate failed on the call %s of %s; it is denied", call.uniq_id, call.name)
         return _denied(call, f"the gate failed: {type(error).__name__}: {error}")
 

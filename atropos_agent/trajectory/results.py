@@ -104,7 +104,7 @@ class AgentResult:
     """What one run of the agent recorded. `total_tokens` counts sampled tokens.
 
     `breaks[i]` says why `sequences[i + 1]` was begun. `failure` says what ended the run early; None where
-    it ended by itself or at a limit of its own.
+    it ended by itself or at a limit of its own. `turns` counts those that began, also those without a step.
     """
 
     success: bool
@@ -118,6 +118,7 @@ class AgentResult:
     metadata: Mapping[str, Json] = field(default_factory=dict[str, Json])
     breaks: tuple[Break, ...] = ()
     spent: Spent = field(default_factory=Spent)
+    turns: int = 0
 
     @property
     def num_steps(self) -> int:

@@ -90,9 +90,15 @@ class Rollout:
         return self.trace.parts
 
     @property
+    def step_rewards(self) -> tuple[float | None, ...]:
+        """One reward or None for each step; empty where there are none. Raises AmbiguousTrajectory."""
+        return self.trace.step_rewards
+
+    @property
     def is_scored(self) -> bool:
-        """True where every trainable trace has a score."""
-        return all(trace.score is not None for trace in self.traces if trace.trainable)
+        """True where there is a trainable trace and each of them has a score."""
+        scores = [trace.score for trace in self.traces if trace.trainable]
+        return bool(scores) and None not in scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)

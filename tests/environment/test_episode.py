@@ -154,6 +154,22 @@ async def test_a_cancellation_that_a_verifier_raises_by_itself_costs_its_rollout
     assert "verifier of cat failed: it awaited something that was cancelled" in rollout.result.error
 
 
+async def test_an_exit_in_a_verifier_costs_its_rollout_alone():
+    rollout = await one(raising(SystemExit(0)))
+    assert (rollout.score, rollout.result.error) == (None, "verifier of cat failed: SystemExit: 0")
+
+
+async def test_a_judge_that_cancels_inside_play_costs_its_rollout_alone():
+    class Judged(Echo):
+        async def play(self, item, run):
+            await run.turn(self.build_task(item))
+            raise asyncio.CancelledError
+
+    async with echo(Judged, group_size=2) as env:
+        group = await env.collect_group(CAT)
+    assert [rollout.result.failure.blame for rollout in group.rollouts] == [Blame.TASK] * 2
+
+
 async def test_a_sandbox_for_that_fails_costs_its_rollout():
     class Asking(Echo):
         needs_sandbox = True

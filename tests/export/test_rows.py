@@ -64,7 +64,8 @@ def test_the_minimum_counts_rollouts_that_give_a_row_and_the_error_says_why_othe
         rows_of(group, Rules("drop", "drop", min_group_size=2))
     assert str(error.value) == (
         "1 of the 5 rollouts of item 'item' give a row, 2 must: "
-        "2 cut by a token limit (env.truncated: drop), 1 with several sequences (env.on_branch: drop), 1 without a score"
+        "2 cut by a token limit (env.truncated: drop), "
+        "1 with several sequences (env.on_branch: drop), 1 without a score"
     )
     assert len(rows_of(group, Rules("drop", "drop", min_group_size=1))) == 1
 

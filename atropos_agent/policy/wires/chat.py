@@ -88,9 +88,11 @@ class ChatFormat:
             return self._with_ids(plain, said, choice, payload)
         versions = read_versions(_versioned(payload), completion_tokens)
         plain = replace(plain, weight_version=versions.last)
-        if versions.parts:
-            plain = replace(plain, notes=(*plain.notes, UNPLACED_VERSIONS))
-        return self._from_entries(plain, said, choice) if self.wire is Wire.CHAT_LOGPROBS else plain
+        if self.wire is Wire.CHAT_LOGPROBS:
+            plain = self._from_entries(plain, said, choice)
+        if plain.token_ids is not None or plain.token_bytes is not None:
+            return replace(plain, parts=versions.parts)
+        return replace(plain, notes=(*plain.notes, UNPLACED_VERSIONS)) if versions.parts else plain
 
     def _with_ids(self, plain: Completion, said: Said, choice: Payload, payload: Payload) -> Completion:
         ids = common.token_ids(choice.get("token_ids"), "choices[0].token_ids")
