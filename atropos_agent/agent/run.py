@@ -117,8 +117,8 @@ class Run:
         self._budget.begin_turn()
         try:
             await self._take_turn(message)
-            if task.cancelling() > self._cancels_before:
-                # The cancellation comes as the turn ends, or a tool swallowed it: take it here.
+            if self._cancel_asked:
+                # It comes as the turn ends, or a tool swallowed it: take it here, not in the caller's code.
                 await asyncio.sleep(0)
                 raise asyncio.CancelledError
         except asyncio.CancelledError:

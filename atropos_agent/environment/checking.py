@@ -129,16 +129,20 @@ async def _pickle_problem(_env: AgentEnv[ItemT], item: ItemT) -> str:
 
 async def _reference_problem(env: AgentEnv[ItemT], item: ItemT) -> str:
     (found,) = await env.validate([item])
-    if found.reference_score != 1.0:
-        return f"its reference solution scores {found.reference_score:g}"
-    return "" if found.holds else f"doing nothing scores {found.empty_score:g}"
+    return "" if found.reference_score == 1.0 else f"its reference solution scores {found.reference_score:g}"
 
 
 async def _empty_problem(env: AgentEnv[ItemT], item: ItemT) -> str:
     main = (await env.rollout(item)).traces[0]
     if main.score is None:
         return f"a rollout with an empty answer could not be scored: {main.result.error}"
-    return "" if main.score == 0.0 else f"a rollout with an empty answer earned {main.score:g}"
+    if main.score != 0.0:
+        return f"a rollout with an empty answer earned {main.score:g}"
+    try:
+        (found,) = await env.validate([item])
+    except Exception:  # the rule on references reports it
+        return ""
+    return "" if found.empty_score == 0.0 else f"doing nothing scores {found.empty_score:g}"
 
 
 def _difference(first: Sequence[ItemT], second: Sequence[ItemT]) -> str:

@@ -158,6 +158,21 @@ async def test_a_call_reports_its_activity_and_attaches_the_trace_of_another_age
     assert (trace.name, trace.parent_call, trace.result.final_response) == ("worker", "1.1", "helped")
 
 
+async def test_a_trace_that_cannot_be_recorded_fails_its_call_alone():
+    class Manager(Echo):
+        async def execute(self, arguments, context):
+            result = AgentResult(True, "", StopReason.FINAL_ANSWER)
+            context.add_trace(Trace(result, name="worker", score=float("nan")))
+
+    policy = FakePolicy([calls("a"), "done"], RENDERER, stop_id=STOP)
+    subject = AtroposAgent(policy, ToolRegistry([Manager()]), tokenizer=RENDERER)
+    async with subject.start() as run:
+        await run.turn("do it")
+    assert run.result().success
+    assert "the trace 'worker' cannot be recorded" in run.result().steps[0].observation
+    assert run.traces == []
+
+
 async def test_calls_beyond_the_limit_are_neither_asked_of_the_gate_nor_executed():
     asked = []
 

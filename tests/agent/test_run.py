@@ -16,7 +16,15 @@ from atropos_agent.policy import HttpPolicy
 from atropos_agent.renderer import Renderer
 from atropos_agent.testing import FakePolicy, FakeReply, FakeServer
 from atropos_agent.toolset import ToolRegistry
-from atropos_agent.trajectory import AgentResult, FinishReason, SequenceData, StopReason, text_of
+from atropos_agent.trajectory import (
+    AgentResult,
+    Blame,
+    FinishReason,
+    SequenceData,
+    StopReason,
+    ToolResult,
+    text_of,
+)
 from tests.agent.test_agent import CALL, RENDERER, STOP, Echo, agent
 from tests.agent.test_agent_wires import WIRES
 from tests.tokenizers_for_tests import tokenizer_for
@@ -182,6 +190,87 @@ async def test_a_conversation_goes_on_after_a_cancel():
         turn = await run.turn("Stop that.")
     assert (turn.response, run.result().stop_reason) == ("as you wish", StopReason.FINAL_ANSWER)
     assert "Not executed" in text_of(run.result().steps[1].following[0])
+
+
+async def test_messages_that_got_no_step_are_all_kept():
+    subject, policy = agent(["first", "done"])
+    fails = [2, 3]
+    policy._scripts = lambda messages, step: (
+        ServerUnreachable("gone") if len(policy.requests) in fails else "done"
+    )
+    async with subject.start() as run:
+        await run.turn("begin")
+        await run.turn("look at X")
+        await run.turn("and at Y")
+        assert (await run.turn("please")).response == "done"
+    assert text_of(run.result().steps[0].following[0]).endswith("look at X\nand at Y\nplease")
+    assert run.passed_over.error_type == "ServerUnreachable"
+
+
+async def test_a_result_that_is_read_during_a_call_has_its_step_and_can_be_resumed():
+    seen = []
+
+    class Reading(Echo):
+        async def execute(self, arguments, context):
+            seen.append(run.result())
+            return await super().execute(arguments, context)
+
+    subject, _ = agent([CALL, "done"], Reading())
+    async with subject.start() as run:
+        await run.turn("do it")
+    assert (seen[0].num_steps, len(seen[0].sequences[0].spans)) == (1, 1)
+    again, _ = agent(lambda messages, step: "done")
+    async with again.start(resume=seen[0]) as resumed:
+        assert (await resumed.turn()).response == "done"
+
+
+async def test_a_cancel_that_a_tool_swallows_still_ends_the_turn():
+    class Stubborn(Echo):
+        async def execute(self, arguments, context):
+            run.cancel()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return ToolResult(success=False, error="not now")
+
+    subject, _ = agent([CALL, "done"], Stubborn())
+    async with subject.start() as run:
+        assert (await run.turn("do it")).stop_reason is StopReason.CANCELLED
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_sandbox_that_a_cancel_killed_is_not_the_policys_loss():
+    subject, policy = agent([HANG])
+    async with subject.start() as run:
+        asyncio.get_running_loop().call_later(0.1, run.cancel)
+        await run.turn("do it")
+        policy._scripts = lambda messages, step: render_call("echo", {"text": "lost"})
+        await run.turn("now this")
+    failure = run.result().failure
+    assert (run.result().stop_reason, failure.blame) == (StopReason.SANDBOX_LOST, Blame.INFRASTRUCTURE)
+
+
+async def test_a_turn_number_and_a_limit_survive_a_resume():
+    subject, policy = agent(["done"])
+    async with subject.start() as run:
+        await run.turn("one")
+        policy._scripts = lambda messages, step: ServerUnreachable("gone")
+        await run.turn("two")
+    again, _ = agent(lambda messages, step: CALL, config=AgentConfig(max_steps=2))
+    async with again.start(resume=run.result()) as resumed:
+        await resumed.turn()
+        assert (await resumed.turn()).stop_reason is StopReason.MAX_STEPS
+    assert [step.turn for step in resumed.result().steps] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "developer", "content": "x"}, {"role": "assistant", "content": None}, {"role": "user"}],
+)
+async def test_a_message_that_cannot_be_recorded_is_refused_where_it_comes_in(message):
+    subject, _ = agent(["done"])
+    with pytest.raises(ConfigError, match="message 1 has no form"):
+        subject.start(initial_messages=[message])
 
 
 LONG = ["<think>\nfirst\n</think>\n" + CALL, "<tool_call>{broken", f"{CALL}{CALL}", CALL, "done"]

@@ -241,3 +241,33 @@ async def test_the_task_is_printed_where_that_is_asked_for(monkeypatch, caplog):
 async def test_a_limit_of_the_policy_is_scored_by_the_verifier():
     rollout = await one(agent=AgentConfig(max_tokens=1))
     assert (rollout.result.stop_reason, rollout.score) == (StopReason.TRUNCATED, 0.0)
+
+
+async def test_a_failed_turn_decides_though_the_conversation_went_on_after_it():
+    class Talking(Echo):
+        async def play(self, item, run):
+            await run.turn(self.build_task(item))
+            await run.turn("And then?")
+
+    calls = []
+
+    def once_out(messages, step):
+        calls.append(1)
+        return ServerUnreachable("out") if len(calls) == 1 else "cat"
+
+    rollout = await one(Talking, once_out)
+    failure = rollout.result.failure
+    assert (rollout.score, failure.blame, failure.error_type) == (
+        None,
+        Blame.INFRASTRUCTURE,
+        "ServerUnreachable",
+    )
+
+
+async def test_a_play_that_stumbles_over_a_failed_turn_does_not_hide_the_servers_failure():
+    class Reading(Echo):
+        async def play(self, item, run):
+            int((await run.turn(self.build_task(item))).response)
+
+    rollout = await one(Reading, lambda messages, step: ServerUnreachable("out"), retries=1)
+    assert (rollout.attempts, rollout.result.failure.blame) == (2, Blame.INFRASTRUCTURE)

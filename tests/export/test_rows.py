@@ -115,3 +115,11 @@ def test_rules_that_no_run_can_have_are_named(tmp_path):
 def test_a_group_without_a_tracked_rollout_has_no_rows():
     with pytest.raises(RecordError, match="item"):
         rows_of(group_of(a_rollout(0, None)), Rules())
+
+
+def test_a_rollout_that_is_not_scored_gives_no_row_and_is_in_no_baseline():
+    unscored = with_helper(a_rollout(2, None), 9.0)
+    group = group_of(with_helper(a_rollout(0, 1.0), 1.0), with_helper(a_rollout(1, 0.0), 0.0), unscored)
+    rows = rows_of(group, Rules(min_group_size=2))
+    assert {row.rollout.index for row in rows} == {0, 1}
+    assert [row.advantage for row in rows] == [1.0, 1.0, -1.0, -1.0]

@@ -45,7 +45,7 @@ async def test_one_version_is_no_part(wire, prompt):
     assert (completion.parts, completion.weight_version) == ((), "7")
 
 
-@pytest.mark.parametrize("wire", [Wire.CHAT_LOGPROBS, Wire.CHAT])
+@pytest.mark.parametrize("wire", [Wire.CHAT])
 async def test_versions_of_tokens_that_are_not_given_are_noted_without_a_place(wire, prompt):
     async with FakeServer(lambda ask: SWAPPED, wire=wire) as server, HttpPolicy(server.url) as policy:
         completion = await policy.complete(prompt, SAMPLING)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from atropos_agent.errors import RunDirectoryError
 from atropos_agent.export import scored_groups
 from atropos_agent.record import RunDir, read_groups, read_rollouts
+from atropos_agent.record import seal as seal_module
 from atropos_agent.record.log import rows, segments
 from atropos_agent.record.segments import segment_keys
 from atropos_agent.trajectory import RolloutGroup
@@ -227,3 +228,22 @@ def test_random_tokens_cost_little_more_than_their_entropy(tmp_path):
     size = seal(path).segment_bytes
     ids, logprobs = count * (bench_record.PROMPT + bench_record.SAMPLED), count * bench_record.SAMPLED
     assert size <= 3.5 * logprobs + 2.4 * ids + 400 * count
+
+
+def test_a_seal_that_failed_at_its_last_step_and_is_tried_again_doubles_nothing(tmp_path, monkeypatch):
+    path = write(tmp_path / "run", 3)
+    with RunDir.open(path) as run:
+        real = seal_module.replacing
+
+        def full(target):
+            if target.name == "groups.jsonl":
+                raise OSError(28, "No space left on device")
+            return real(target)
+
+        monkeypatch.setattr(seal_module, "replacing", full)
+        with pytest.raises(RunDirectoryError, match="No space left"):
+            run.seal()
+        monkeypatch.setattr(seal_module, "replacing", real)
+        run.add_group(RolloutGroup("more", 0, (a_rollout(0, 1.0),)))
+        run.seal()
+    assert [record.item_id for record in read_groups(path)] == ["item0", "item1", "item2", "more"]
