@@ -221,7 +221,8 @@ def _table(run: RunSummary, progress: Progress, path: Path, report: str) -> Tabl
     table.add_row("rollouts", str(run.rollouts))
     table.add_row("mean reward", "-" if run.mean_score is None else f"{run.mean_score:.3f}")
     table.add_row("sampled tokens", f"{sum(run.tokens):,} ({progress.tokens_per_s:,.0f} a second)")
-    table.add_row("trained tokens", f"{run.trained_tokens:,}")
+    untrained = f" (none in {run.untrained_groups} groups)" if run.untrained_groups else ""
+    table.add_row("trained tokens", f"{run.trained_tokens:,}{untrained}")
     if run.breaks:
         table.add_row("prefix breaks", f"{run.breaks.total()}: {_listed(run.breaks)}")
     if run.sequences_left_out:

@@ -81,7 +81,7 @@ class RunSummary:
             reasons.append(f"{self.groups_without_data} groups have no trainable data ({kinds})")
         if held_back:
             reasons.append(f"{held_back} groups are dropped: equal rewards (collect.zero_variance=drop)")
-        if count := self.untrained_groups:
+        if (count := self.untrained_groups) and not self.trained_tokens:
             reasons.append(f"{count} groups train no token: token limits cut all their rollouts")
         return reasons
 

@@ -105,7 +105,7 @@ def test_a_run_that_trains_no_token_says_so_and_is_exit_1(tmp_path, server):
     done = collect(tmp_path, "config.yaml", "--collect.groups=2", "--agent.max_tokens=1", *server)
     assert done.returncode == 1
     assert "2 groups train no token" in done.stderr
-    assert rows(done)["trained tokens"] == "0"
+    assert rows(done)["trained tokens"] == "0 (none in 2 groups)"
     report = (tmp_path / "runs" / "run" / "report.html").read_text()
     assert "2 groups train no token" in report
 
