@@ -160,7 +160,7 @@ class Run:
             success=self._stop_reason is StopReason.FINAL_ANSWER,
             final_response=stepper.final_response,
             stop_reason=self._stop_reason,
-            steps=with_spans(stepper.steps, sequences),
+            steps=with_spans(stepper.recorded(), sequences),
             sequences=sequences,
             prompt_messages=self._opening,
             total_tokens=stepper.counts.sampled_tokens,

@@ -112,6 +112,11 @@ class Stepper:
         self._budget = budget
         self._emitter = emitter
         self._actor = actor
+        self._open: OpenStep | None = None
+
+    def recorded(self) -> list[AgentStep]:
+        """The steps so far, with the one whose calls are running."""
+        return self.steps if self._open is None else [*self.steps, self._open.record()]
 
     def take_over(self, recorded: AgentResult) -> None:
         """Continue with the steps and the counts of a recorded run."""
@@ -144,13 +149,14 @@ class Stepper:
         step = await self.complete(number)
         self.counts.steps += 1
         self.final_response = step.parsed.content
-        self.steps.append(step.record())  # now, so that a result that is read during a call has it
+        self._open = step
         try:
             self._stop_before_tools(step)
             await self._act(step)
             self._observe(step)
         finally:  # also where Stop or an error ends the turn: what was executed so far must be recorded
-            self.steps[-1] = step.record()
+            self._open = None
+            self.steps.append(step.record())
         if self._emitter.active:
             errors: list[Json] = [f"{error.kind}: {error.detail}" for error in step.parsed.errors]
             self._emitter.emit(EventType.STEP_FINISHED, step_number=number, data={"parse_errors": errors})
